@@ -1,0 +1,335 @@
+//! A bundle in memory: its invariants, and the way to and from the bytes of its files.
+
+use crate::limits;
+use crate::manifest::{Backend, Bindings, FORMAT, FileEntry, Manifest, Provenance};
+use crate::nft::{self, Ruleset};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+/// The name of the manifest.
+pub const MANIFEST: &str = "manifest.json";
+/// The name of the nftables script.
+pub const SCRIPT: &str = "nftables.nft";
+/// The name of the bindings.
+pub const BINDINGS: &str = "bindings.json";
+/// The name of the provenance.
+pub const PROVENANCE: &str = "provenance.json";
+/// The name of the IR's text.
+pub const IR: &str = "policy.ir";
+
+/// Most bytes that the file of this name may have; `None` if no file of a bundle has this name.
+pub fn limit(name: &str) -> Option<u64> {
+    match name {
+        MANIFEST => Some(limits::MANIFEST_BYTES),
+        SCRIPT => Some(limits::SCRIPT_BYTES),
+        BINDINGS => Some(limits::BINDINGS_BYTES),
+        PROVENANCE => Some(limits::PROVENANCE_BYTES),
+        IR => Some(limits::IR_BYTES),
+        _ => None,
+    }
+}
+
+/// Why a bundle cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{file}: {message}")]
+pub struct BundleError {
+    /// The file, or the directory.
+    pub file: String,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+impl BundleError {
+    pub(crate) fn new(file: &str, message: impl Into<String>) -> BundleError {
+        BundleError { file: file.to_owned(), message: message.into() }
+    }
+}
+
+/// What a compiler puts into a bundle; see the fields of [`Manifest`].
+#[derive(Debug, Clone, Default)]
+pub struct Parts {
+    /// The version of the compiler.
+    pub compiler: String,
+    /// The name of the node.
+    pub node: String,
+    /// The node's own addresses.
+    pub node_addresses: Vec<IpAddr>,
+    /// Figures for people.
+    pub counts: BTreeMap<String, u64>,
+    /// What was proven, in figures.
+    pub proof: BTreeMap<String, u64>,
+    /// The nftables script, with the marker of its own version in each table.
+    pub script: String,
+    /// The pods of the node.
+    pub bindings: Bindings,
+    /// Where the script's objects come from.
+    pub provenance: Provenance,
+    /// The text of the IR.
+    pub ir: String,
+}
+
+/// A bundle whose manifest describes its files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bundle {
+    /// `manifest.json`.
+    pub manifest: Manifest,
+    /// The other files by name.
+    pub files: BTreeMap<String, Vec<u8>>,
+}
+
+impl Bundle {
+    /// Makes a bundle. Its version is the script's.
+    ///
+    /// # Errors
+    /// If the script is not of the subset or lacks the marker of its own version, or if a limit is passed.
+    pub fn new(parts: Parts) -> Result<Bundle, BundleError> {
+        Bundle::with_ruleset(parts).map(|(bundle, _)| bundle)
+    }
+
+    /// As [`Bundle::new`], and gives the ruleset that was read back from the script, so that it need not be parsed
+    /// again to be proven.
+    ///
+    /// # Errors
+    /// As [`Bundle::new`].
+    pub fn with_ruleset(parts: Parts) -> Result<(Bundle, Ruleset), BundleError> {
+        let ruleset =
+            nft::parse(&parts.script).map_err(|error| BundleError::new(SCRIPT, error.to_string()))?;
+        let mut files = BTreeMap::new();
+        files.insert(SCRIPT.to_owned(), parts.script.into_bytes());
+        files.insert(BINDINGS.to_owned(), to_json(BINDINGS, &parts.bindings)?);
+        files.insert(PROVENANCE.to_owned(), to_json(PROVENANCE, &parts.provenance)?);
+        files.insert(IR.to_owned(), parts.ir.into_bytes());
+        let entries = files.iter().map(|(name, bytes)| (name.clone(), Manifest::describe(bytes))).collect();
+        let manifest = Manifest {
+            format: FORMAT,
+            compiler: parts.compiler,
+            node: parts.node,
+            node_addresses: parts.node_addresses,
+            version: nft::digest(&ruleset),
+            backends: BTreeSet::from([Backend::Nftables]),
+            files: entries,
+            counts: parts.counts,
+            proof: parts.proof,
+        };
+        let bundle = Bundle { manifest, files };
+        bundle.validate()?;
+        bundle.judge(&ruleset)?;
+        Ok((bundle, ruleset))
+    }
+
+    /// The bytes of all files, the manifest included.
+    ///
+    /// # Errors
+    /// If the manifest is beyond its limit.
+    pub fn to_files(&self) -> Result<BTreeMap<String, Vec<u8>>, BundleError> {
+        let mut files = self.files.clone();
+        files.insert(MANIFEST.to_owned(), to_json(MANIFEST, &self.manifest)?);
+        Ok(files)
+    }
+
+    /// Reads a bundle from the bytes of its files, the manifest included. Files that the manifest does not name are an
+    /// error.
+    ///
+    /// # Errors
+    /// Whatever is missing, unknown, beyond a limit, or not as the manifest says.
+    pub fn from_files(mut files: BTreeMap<String, Vec<u8>>) -> Result<Bundle, BundleError> {
+        let bytes = files.remove(MANIFEST).ok_or_else(|| BundleError::new(MANIFEST, "missing"))?;
+        let bundle = Bundle { manifest: parse_manifest(&bytes)?, files };
+        bundle.validate()?;
+        Ok(bundle)
+    }
+
+    /// The ruleset of the script: parsed, checked as a whole, and of the version that the manifest and the markers say.
+    ///
+    /// # Errors
+    /// If any of that does not hold.
+    pub fn ruleset(&self) -> Result<Ruleset, BundleError> {
+        let script = self.script()?;
+        let ruleset = nft::parse(script).map_err(|error| BundleError::new(SCRIPT, error.to_string()))?;
+        self.judge(&ruleset)?;
+        Ok(ruleset)
+    }
+
+    /// The text of the script.
+    ///
+    /// # Errors
+    /// If there is none, or if it is not UTF-8.
+    pub fn script(&self) -> Result<&str, BundleError> {
+        self.text(SCRIPT)
+    }
+
+    /// The pods of the node.
+    ///
+    /// # Errors
+    /// If the file is missing or not as it should be.
+    pub fn bindings(&self) -> Result<Bindings, BundleError> {
+        let bindings: Bindings = from_json(BINDINGS, self.bytes(BINDINGS)?)?;
+        let fault = |message: &str| Err(BundleError::new(BINDINGS, message));
+        if bindings.pods.len() > limits::LOCAL_PODS {
+            return fault("too many pods");
+        }
+        for pod in &bindings.pods {
+            if pod.name.len() > limits::OBJECT_NAME_BYTES || pod.name.chars().any(char::is_control) {
+                return fault("a pod's name that none can have");
+            }
+            if pod.addresses.len() > limits::ADDRESSES {
+                return fault("a pod with too many addresses");
+            }
+        }
+        Ok(bindings)
+    }
+
+    /// Where the objects of the script come from.
+    ///
+    /// # Errors
+    /// If the file is missing or not as it should be.
+    pub fn provenance(&self) -> Result<Provenance, BundleError> {
+        from_json(PROVENANCE, self.bytes(PROVENANCE)?)
+    }
+
+    /// The text of the IR.
+    ///
+    /// # Errors
+    /// If the file is missing or not UTF-8.
+    pub fn ir(&self) -> Result<&str, BundleError> {
+        self.text(IR)
+    }
+
+    fn bytes(&self, name: &str) -> Result<&[u8], BundleError> {
+        self.files.get(name).map(Vec::as_slice).ok_or_else(|| BundleError::new(name, "missing"))
+    }
+
+    fn text(&self, name: &str) -> Result<&str, BundleError> {
+        str::from_utf8(self.bytes(name)?).map_err(|_| BundleError::new(name, "not UTF-8"))
+    }
+
+    /// What can be said of a ruleset without the kernel: it is whole, and its version is the manifest's and the markers'.
+    fn judge(&self, ruleset: &Ruleset) -> Result<(), BundleError> {
+        let fault = |message: String| Err(BundleError::new(SCRIPT, message));
+        if let Err(error) = nft::check(ruleset) {
+            return fault(error.to_string());
+        }
+        let version = nft::digest(ruleset);
+        if version != self.manifest.version {
+            return fault(format!("its version is {version}, the manifest says {}", self.manifest.version));
+        }
+        for (family, table) in &ruleset.tables {
+            let markers: Vec<&String> =
+                table.chains.keys().filter(|name| name.starts_with(nft::MARKER_PREFIX)).collect();
+            if markers != [&nft::marker(version)] {
+                let marker = nft::marker(version);
+                return fault(format!("table {family} netpolc: the one marker chain must be `{marker}`"));
+            }
+        }
+        Ok(())
+    }
+
+    fn validate(&self) -> Result<(), BundleError> {
+        check_manifest(&self.manifest)?;
+        for (name, bytes) in &self.files {
+            if bytes.len() as u64 > limit(name).unwrap_or(0) {
+                return Err(BundleError::new(name, "too large, or no file of a bundle"));
+            }
+            match self.manifest.files.get(name) {
+                None => return Err(BundleError::new(name, "the manifest does not name it")),
+                Some(known) if known.size != bytes.len() as u64 => {
+                    let message = format!("{} bytes, the manifest says {}", bytes.len(), known.size);
+                    return Err(BundleError::new(name, message));
+                }
+                Some(known) if *known != Manifest::describe(bytes) => {
+                    return Err(BundleError::new(name, "its SHA-256 is not the one in the manifest"));
+                }
+                Some(_) => {}
+            }
+        }
+        if let Some(name) = self.manifest.files.keys().find(|name| !self.files.contains_key(*name)) {
+            return Err(BundleError::new(name, "missing"));
+        }
+        Ok(())
+    }
+}
+
+impl Manifest {
+    /// The entry of a file of these bytes.
+    pub fn describe(bytes: &[u8]) -> FileEntry {
+        let mut sha256 = String::with_capacity(64);
+        for byte in Sha256::digest(bytes) {
+            // Writing into a string cannot fail.
+            let _ = write!(sha256, "{byte:02x}");
+        }
+        FileEntry { size: bytes.len() as u64, sha256 }
+    }
+}
+
+/// Reads a manifest and checks it by itself.
+pub(crate) fn parse_manifest(bytes: &[u8]) -> Result<Manifest, BundleError> {
+    /// Read first, so that a bundle of another format says so instead of complaining of its fields.
+    #[derive(serde::Deserialize)]
+    struct Probe {
+        format: u32,
+    }
+    if bytes.len() as u64 > limits::MANIFEST_BYTES {
+        return Err(BundleError::new(MANIFEST, "too large"));
+    }
+    if let Ok(Probe { format }) = serde_json::from_slice(bytes)
+        && format != FORMAT
+    {
+        return Err(BundleError::new(
+            MANIFEST,
+            format!("format {format}; this program reads format {FORMAT}"),
+        ));
+    }
+    let manifest = from_json(MANIFEST, bytes)?;
+    check_manifest(&manifest)?;
+    Ok(manifest)
+}
+
+fn check_manifest(manifest: &Manifest) -> Result<(), BundleError> {
+    let fault = |message: String| Err(BundleError::new(MANIFEST, message));
+    if manifest.format != FORMAT {
+        return fault(format!("format {}; this program reads format {FORMAT}", manifest.format));
+    }
+    for (what, text) in [("node", &manifest.node), ("compiler", &manifest.compiler)] {
+        let fits = !text.is_empty() && text.len() <= limits::OBJECT_NAME_BYTES;
+        if !fits || text.chars().any(char::is_control) {
+            return fault(format!("`{what}` is empty, too long, or has control characters"));
+        }
+    }
+    if manifest.node_addresses.len() > limits::ADDRESSES {
+        return fault("too many addresses of the node".into());
+    }
+    if manifest.counts.len().max(manifest.proof.len()) > limits::FIGURES {
+        return fault("too many figures".into());
+    }
+    for (name, entry) in &manifest.files {
+        match limit(name) {
+            None => return fault(format!("{name:?} is no file of a bundle")),
+            Some(_) if name == MANIFEST => return fault("the manifest names itself".into()),
+            Some(limit) if entry.size > limit => return fault(format!("{name}: more than {limit} bytes")),
+            Some(_) => {}
+        }
+    }
+    let required = [BINDINGS, SCRIPT];
+    if let Some(name) = required.iter().find(|name| !manifest.files.contains_key(**name)) {
+        return fault(format!("{name} is missing"));
+    }
+    Ok(())
+}
+
+fn to_json<T: Serialize>(name: &str, value: &T) -> Result<Vec<u8>, BundleError> {
+    let mut bytes =
+        serde_json::to_vec_pretty(value).map_err(|error| BundleError::new(name, error.to_string()))?;
+    bytes.push(b'\n');
+    if bytes.len() as u64 > limit(name).unwrap_or(0) {
+        return Err(BundleError::new(name, "too large"));
+    }
+    Ok(bytes)
+}
+
+fn from_json<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T, BundleError> {
+    serde_json::from_slice(bytes).map_err(|error| BundleError::new(name, error.to_string()))
+}

@@ -1,0 +1,65 @@
+//! Every limit of the artifact format, with where it comes from.
+//!
+//! There are two kinds. Limits of the kernel and of nft are facts: what is beyond them could not be loaded. The others
+//! are ours: they bound the memory and the time that a hostile bundle can cost a privileged loader, and stand far above
+//! what a node needs (the API server itself keeps no object above 1.5 MiB, a node runs some hundreds of pods).
+
+/// Most bytes of `manifest.json`. Ours: it holds a handful of names and figures.
+pub const MANIFEST_BYTES: u64 = 1 << 20;
+
+/// Most bytes of `nftables.nft`. Ours: a million IPv6 addresses take 41 MB.
+pub const SCRIPT_BYTES: u64 = 64 << 20;
+
+/// Most bytes of `bindings.json`. Ours: the pods of one node.
+pub const BINDINGS_BYTES: u64 = 16 << 20;
+
+/// Most bytes of `provenance.json`. Ours.
+pub const PROVENANCE_BYTES: u64 = 64 << 20;
+
+/// Most bytes of `policy.ir`. Ours.
+pub const IR_BYTES: u64 = 64 << 20;
+
+/// Most elements of all sets and maps of a script. Ours: nftables takes 11-14 MB of kernel memory for 100,000.
+pub const ELEMENTS: usize = 2_000_000;
+
+/// Most rules of a script. Ours.
+pub const RULES: usize = 1_000_000;
+
+/// Most chains of a script, and most sets and maps. Ours.
+pub const OBJECTS: usize = 200_000;
+
+/// Most matches of one rule. Ours: a rule of the kernel holds 128 expressions (`NFT_RULE_MAXEXPRS`,
+/// `net/netfilter/nf_tables_api.c`), and no match of ours takes more than seven.
+pub const MATCHES: usize = 16;
+
+/// Most fields of a concatenation. Ours; the kernel takes 16 registers of 4 bytes (`NFT_REG32_COUNT`,
+/// `include/uapi/linux/netfilter/nf_tables.h`), which is four IPv6 addresses.
+pub const FIELDS: usize = 5;
+
+/// Most bytes of the name of a chain, set or map: `NFT_NAME_MAXLEN` (256) counts the closing zero
+/// (`include/uapi/linux/netfilter/nf_tables.h`).
+pub const NAME_BYTES: usize = 255;
+
+/// Most bytes of a comment: nft refuses more than 128 with the closing zero (`NFTNL_UDATA_COMMENT_MAXLEN`,
+/// `include/datatype.h` and `src/parser_bison.y` of nftables).
+pub const COMMENT_BYTES: usize = 128;
+
+/// Most bytes of an interface's name: `IFNAMSIZ` (16) counts the closing zero (`include/uapi/linux/if.h`).
+pub const IFNAME_BYTES: usize = 15;
+
+/// Most chains on one way through the rules, the base chain included; jump and goto both count: `NFT_JUMP_STACK_SIZE`
+/// (`include/net/netfilter/nf_tables.h`), tested by `nft_chain_validate` in `net/netfilter/nf_tables_api.c`.
+pub const CHAIN_DEPTH: usize = 16;
+
+/// Most bytes of a node's or pod's name in a bundle: a namespace (63), a slash and a name (253), by RFC 1123 as
+/// Kubernetes applies it (`k8s.io/apimachinery/pkg/util/validation`).
+pub const OBJECT_NAME_BYTES: usize = 63 + 1 + 253;
+
+/// Most addresses of one pod or node. Ours: Kubernetes gives one for each family; a node may have more interfaces.
+pub const ADDRESSES: usize = 256;
+
+/// Most pods of one node. Ours: the kubelet's own default is 110, a /16 for a single node holds 65,536.
+pub const LOCAL_PODS: usize = 65_536;
+
+/// Most entries of a table of figures in the manifest. Ours.
+pub const FIGURES: usize = 256;

@@ -1,0 +1,127 @@
+//! The addresses, ports and protocols that a table names: where its answers may change.
+
+use crate::emit::mask;
+use netpolc_bundle::nft::{Elements, Family, Field, Key, Match, Outcome, Rule, Set, Table, Verdict};
+use netpolc_ir::ports::{Protocol, Transport};
+use netpolc_ir::proof::{Bounds, Constants};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// All lookups of a table: fields and set.
+fn lookups(table: &Table) -> impl Iterator<Item = (&[Field], &Set)> {
+    let rules = table.chains.values().flat_map(|c| &c.rules);
+    rules.flat_map(|rule: &Rule| {
+        let sets = rule.matches.iter().filter_map(|m| match m {
+            Match::InSet(fields, set) => Some((fields.as_slice(), set)),
+            _ => None,
+        });
+        let map = match &rule.outcome {
+            Outcome::Vmap(fields, map) => Some((fields.as_slice(), map)),
+            Outcome::Verdict(_) => None,
+        };
+        sets.chain(map).filter_map(|(fields, name)| Some((fields, table.sets.get(name)?)))
+    })
+}
+
+/// How a lookup reads the address in a place of its key: whole, or cut to a prefix length.
+fn prefix_of(field: &Field) -> Option<Option<u8>> {
+    match field {
+        Field::Saddr | Field::Daddr => Some(None),
+        Field::SaddrPrefix(len) | Field::DaddrPrefix(len) => Some(Some(*len)),
+        Field::L4Proto | Field::Dport | Field::Iifname => None,
+    }
+}
+
+pub(super) fn addresses(table: &Table, family: Family) -> Constants {
+    let mut constants = Constants::default();
+    let mut seen: BTreeSet<(*const Set, Vec<Option<Option<u8>>>)> = BTreeSet::new();
+    for (fields, set) in lookups(table) {
+        let ways: Vec<Option<Option<u8>>> = fields.iter().map(prefix_of).collect();
+        if !seen.insert((std::ptr::from_ref(set), ways.clone())) {
+            continue;
+        }
+        match &set.elements {
+            Elements::Addrs(addrs) if ways == [Some(None)] => constants.sets.push(addrs.clone()),
+            Elements::Addrs(addrs) => {
+                if let [Some(Some(len))] = ways.as_slice() {
+                    addrs.iter().for_each(|a| prefix(&mut constants, family, *a, *len));
+                }
+            }
+            Elements::General(elements) => general(&mut constants, family, &ways, elements),
+        }
+    }
+    constants
+}
+
+fn general(
+    constants: &mut Constants,
+    family: Family,
+    ways: &[Option<Option<u8>>],
+    elements: &BTreeMap<Vec<Key>, Option<Verdict>>,
+) {
+    // Addresses that a map gives the same verdict may share an atom; those of different verdicts may not.
+    let mut by_verdict: BTreeMap<&Option<Verdict>, Vec<u128>> = BTreeMap::new();
+    let alone = ways.len() == 1;
+    for (keys, verdict) in elements {
+        // `a . a` says something about a packet from an address to itself only, which is compared apart.
+        if let [Key::Addr(a, b), Key::Addr(c, d)] = keys.as_slice()
+            && a == b
+            && c == d
+            && a == c
+        {
+            continue;
+        }
+        for (key, way) in keys.iter().zip(ways) {
+            let Key::Addr(lo, hi) = key else { continue };
+            match way {
+                Some(Some(len)) => prefix(constants, family, *lo, *len),
+                Some(None) if lo == hi && alone => by_verdict.entry(verdict).or_default().push(*lo),
+                Some(None) if lo == hi => constants.sets.push(vec![*lo]),
+                _ => {
+                    constants.ranges.insert((*lo, *hi));
+                }
+            }
+        }
+    }
+    constants.sets.extend(by_verdict.into_values());
+}
+
+fn prefix(constants: &mut Constants, family: Family, base: u128, len: u8) {
+    let mask = mask(family, len);
+    // A base with bits beyond the mask is never equal to a masked address: such an element is dead.
+    if base & mask == base {
+        constants.ranges.insert((base, base | (mask ^ self::mask_all(family))));
+    }
+}
+
+fn mask_all(family: Family) -> u128 {
+    mask(family, 128)
+}
+
+pub(super) fn ports(table: &Table, bounds: &mut Bounds) {
+    for rule in table.chains.values().flat_map(|c| &c.rules) {
+        for condition in &rule.matches {
+            if let Match::L4Proto(number) = condition {
+                protocol(*number, bounds);
+            }
+        }
+    }
+    for set in table.sets.values() {
+        let Elements::General(elements) = &set.elements else { continue };
+        for keys in elements.keys() {
+            for key in keys {
+                match key {
+                    Key::Proto(number) => protocol(*number, bounds),
+                    // Which protocol a range of ports is about depends on the rule: cut all three.
+                    Key::Service(lo, hi) => Transport::ALL.iter().for_each(|t| bounds.add_ports(*t, *lo, *hi)),
+                    Key::Addr(..) | Key::Ifname(_) => {}
+                }
+            }
+        }
+    }
+}
+
+fn protocol(number: u8, bounds: &mut Bounds) {
+    if matches!(Protocol::from_number(number), Protocol::Other(_)) {
+        bounds.protocols.insert(number);
+    }
+}

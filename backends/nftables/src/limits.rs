@@ -1,0 +1,16 @@
+//! Limits of nftables, each with its source.
+
+/// The longest comment that nft 1.0.6 takes, in bytes (`NFTNL_UDATA_COMMENT_MAXLEN` of libnftnl; the text limit of nft
+/// itself is 128 characters with the terminating zero).
+pub const COMMENT_BYTES: usize = 127;
+
+/// Prefix lengths of one set of blocks up to which every length gets a hash lookup of its own (45-55 ns each). Beyond
+/// it one interval set (325 ns at 1,000 elements) costs less.
+pub const MASKED_LENGTHS: usize = 6;
+
+/// Elements of one set or map. The kernel counts elements in 32 bits (`nft_set.nelems` is an `atomic_t`); a node whose
+/// sets are larger than this needs gigabytes of kernel memory, so the plan is refused long before.
+pub const SET_ELEMENTS: usize = 1 << 20;
+
+/// Elements of all sets of a node together.
+pub const TOTAL_ELEMENTS: usize = 1 << 23;

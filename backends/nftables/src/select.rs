@@ -1,0 +1,392 @@
+//! Matrix -> ruleset of one node. The only stage that may refuse ([`Unsupported`]).
+//!
+//! The shape, for each family (figures: `docs/performance.md`):
+//!
+//! - `forward`, the base chain, sends what is not established or related to `judge_*`: one rule for most packets;
+//! - `judge_*` drops what opens no connection or is spoofed where that touches an isolated pod, then looks up the
+//!   source in `egress_*` and the destination in `ingress_*`: two hash lookups, however many pods and policies;
+//! - the verdict of such a map leads to the chain of a profile (`out_*`, `in_*`), which looks up protocol and port in
+//!   one hash (`ports_*`), in one interval map for each protocol that has ranges (`ranges_*`), and in the defaults;
+//! - that leads to the chain of one distinct set of peers (`to_*`, `from_*`): one hash lookup for pods, one for each
+//!   prefix length of blocks, longest first, so that `except` needs nothing more;
+//! - what nothing allowed ends in `deny`, where a pod that talks to itself, and neighbour discovery, still pass.
+//!
+//! So a packet costs the same at 10 and at 10,000 policies. Objects are named by their content: equal content is one
+//! object, and a change of a policy changes the names on the way to it and nothing else. The exceptions are `deny`,
+//! `self`, `spoof`, `local` and `podif`, whose content is harmless while it is between two versions.
+
+mod peers;
+mod profile;
+
+use crate::limits;
+use netpolc_bundle::nft::{self, Chain, Elements, Field, Hook, Key, KeyType, Match, Outcome, Rule, Ruleset, Set, Table, Verdict};
+use netpolc_ir::addr::{Family, bits};
+use netpolc_ir::matrix::{Matrix, Peers, Profile};
+use netpolc_ir::unit::{Class, Direction, Host, Origin};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::rc::Rc;
+
+/// The chain that drops.
+pub const DENY: &str = "deny";
+/// The set of pairs `pod . pod`: a pod always reaches itself.
+pub const SELF: &str = "self";
+/// The addresses of this node's pods, for the check of spoofed sources.
+pub const LOCAL: &str = "local";
+/// The interfaces of this node's pods; filled by the loader, which knows them.
+pub const PODIF: &str = "podif";
+/// The chain that drops spoofed packets.
+pub const SPOOF: &str = "spoof";
+/// The base chain.
+pub const FORWARD: &str = "forward";
+/// The base chain's priority: before the filter chains of kube-proxy and of iptables (0), after DNAT.
+pub const PRIORITY: i32 = -10;
+
+/// What this backend cannot express.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unsupported {
+    /// A set would be larger than a node can hold.
+    #[error("{object} needs {elements} elements; the limit is {limit}")]
+    TooManyElements {
+        /// The object's name.
+        object: String,
+        /// How many elements it needs.
+        elements: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// Two objects of different content have the same name: 48 bits of SHA-256 collided.
+    #[error("two objects of different content are both called {0}; change any policy slightly")]
+    NameCollision(String),
+}
+
+/// What an origin is called in comments: the policy, and the place if comments are to have one.
+pub trait Origins {
+    /// A short text for an origin, without control characters, quotes and backslashes; for example
+    /// `shop/db-test policies.yaml:12:3`.
+    fn label(&self, origin: Origin) -> String;
+}
+
+/// The rules of one node and what they lead back to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The rules.
+    pub ruleset: Ruleset,
+    /// For each named object, the policies and rules behind it.
+    pub provenance: BTreeMap<String, Vec<Origin>>,
+}
+
+/// An object of the ruleset that several nodes share.
+#[derive(Debug, Clone)]
+enum Object {
+    Set(String, Rc<Set>),
+    Chain(String, Rc<Chain>, Rc<Vec<Origin>>),
+}
+
+/// A verdict and the objects that it needs.
+#[derive(Debug, Clone)]
+struct Target {
+    verdict: Verdict,
+    objects: Rc<Vec<Object>>,
+}
+
+/// Plans nodes of one matrix. What nodes share is made once.
+pub struct Selector<'m> {
+    matrix: &'m Matrix,
+    origins: &'m dyn Origins,
+    /// For each family, the addresses of each class, sorted.
+    members: [Vec<Vec<u128>>; 2],
+    /// For each set of peers, the rules that use it, by direction.
+    peer_origins: HashMap<(Peers, Direction), BTreeSet<Origin>>,
+    peers: HashMap<(Peers, Direction, Family), Target>,
+    profiles: HashMap<(Profile, Direction, Family), Target>,
+}
+
+impl<'m> Selector<'m> {
+    /// Prepares to plan the nodes of a matrix.
+    pub fn new(matrix: &'m Matrix, origins: &'m dyn Origins) -> Selector<'m> {
+        let mut members = [vec![Vec::new(); matrix.classes.len()], vec![Vec::new(); matrix.classes.len()]];
+        for (addr, class) in matrix.endpoints.values().flat_map(|e| &e.addrs) {
+            members[Family::of(*addr) as usize][class.as_u32() as usize].push(bits(*addr));
+        }
+        members.iter_mut().flatten().for_each(|list| list.sort_unstable());
+        let mut peer_origins: HashMap<(Peers, Direction), BTreeSet<Origin>> = HashMap::new();
+        for class in matrix.classes.values() {
+            for (direction, profile) in Direction::ALL.into_iter().zip(class.profiles) {
+                for (_, cell) in profile.into_iter().flat_map(|p| matrix.profiles[p].cells()) {
+                    let origins = peer_origins.entry((cell.peers, direction)).or_default();
+                    if !cell.origins.iter().all(|o| origins.contains(o)) {
+                        origins.extend(&cell.origins);
+                    }
+                }
+            }
+        }
+        Selector { matrix, origins, members, peer_origins, peers: HashMap::new(), profiles: HashMap::new() }
+    }
+
+    /// Plans the rules of a node.
+    ///
+    /// # Errors
+    /// If the rules do not fit a limit of nftables.
+    pub fn plan(&mut self, host: Host) -> Result<Plan, Unsupported> {
+        let mut plan = Plan { ruleset: Ruleset::default(), provenance: BTreeMap::new() };
+        for (family, nft_family) in [(Family::V4, nft::Family::Ip), (Family::V6, nft::Family::Ip6)] {
+            let table = self.table(host, family, nft_family, &mut plan.provenance)?;
+            plan.ruleset.tables.insert(nft_family, table);
+        }
+        let elements = plan.ruleset.tables.values().flat_map(|t| &t.sets).map(|(_, s)| s.elements.len()).sum();
+        if elements > limits::TOTAL_ELEMENTS {
+            let object = format!("node {}", self.matrix.hosts[host].name);
+            return Err(Unsupported::TooManyElements { object, elements, limit: limits::TOTAL_ELEMENTS });
+        }
+        let version = nft::digest(&plan.ruleset);
+        for table in plan.ruleset.tables.values_mut() {
+            table.chains.insert(format!("version_{version}"), Chain::default());
+        }
+        Ok(plan)
+    }
+
+    fn table(
+        &mut self,
+        host: Host,
+        family: Family,
+        nft_family: nft::Family,
+        provenance: &mut BTreeMap<String, Vec<Origin>>,
+    ) -> Result<Table, Unsupported> {
+        let matrix = self.matrix;
+        let mut builder = Builder { family: nft_family, table: Table { flush: true, ..Table::default() }, provenance };
+        let mut maps: [BTreeMap<Vec<Key>, Option<Verdict>>; 2] = Default::default();
+        let (mut local, mut isolated, mut pairs) = (Vec::new(), Vec::new(), BTreeMap::new());
+        for endpoint in matrix.endpoints.values().filter(|e| e.host == host) {
+            let ours: Vec<(u128, Class)> =
+                endpoint.addrs.iter().filter(|(a, _)| Family::of(*a) == family).map(|(a, c)| (bits(*a), *c)).collect();
+            for &(addr, class) in &ours {
+                local.push(addr);
+                let profiles = matrix.classes[class].profiles;
+                if profiles.iter().all(Option::is_none) {
+                    continue;
+                }
+                isolated.push(addr);
+                for &(other, _) in &ours {
+                    pairs.insert(vec![Key::Addr(addr, addr), Key::Addr(other, other)], None);
+                }
+                for (direction, profile) in Direction::ALL.into_iter().zip(profiles) {
+                    let Some(profile) = profile else { continue };
+                    let target = self.profile(profile, direction, family)?;
+                    builder.objects(&target.objects)?;
+                    if target.verdict != Verdict::Return {
+                        let verdict = entry_verdict(direction, target.verdict);
+                        maps[direction as usize].insert(vec![Key::Addr(addr, addr)], Some(verdict));
+                    }
+                }
+            }
+        }
+        self.frame(&mut builder, local, isolated, pairs, maps)?;
+        Ok(builder.table)
+    }
+
+    /// The fixed part: base chain, judge, deny and what they use.
+    fn frame(
+        &self,
+        builder: &mut Builder<'_>,
+        mut local: Vec<u128>,
+        mut isolated: Vec<u128>,
+        pairs: BTreeMap<Vec<Key>, Option<Verdict>>,
+        [ingress, egress]: [BTreeMap<Vec<Key>, Option<Verdict>>; 2],
+    ) -> Result<(), Unsupported> {
+        local.sort_unstable();
+        isolated.sort_unstable();
+        let comment = |text: &str| Some(text.to_owned());
+        builder.set(PODIF, Set {
+            key: vec![KeyType::Ifname],
+            comment: comment("interfaces of the pods of this node; filled by the loader"),
+            ..Set::default()
+        })?;
+        let addrs = |list, text| Set { elements: Elements::Addrs(list), ..addr_set(comment(text)) };
+        builder.set(LOCAL, addrs(local, "the pods of this node"))?;
+        builder.set(SELF, Set {
+            key: vec![KeyType::Addr, KeyType::Addr],
+            comment: comment("a pod always reaches itself"),
+            elements: Elements::General(pairs),
+            ..Set::default()
+        })?;
+        builder.chain(DENY, deny_chain(builder.family));
+        builder.chain(SPOOF, spoof_chain());
+        let mut judge = Vec::new();
+        let text = "pods that some policy isolates";
+        let isolated = builder.named_set("isolated", addrs(isolated, text))?;
+        let strange = builder.named_chain("strange", strange_chain(&isolated))?;
+        judge.push(rule(vec![Match::CtInvalid], Verdict::Goto(strange.clone())));
+        judge.push(rule(vec![Match::TcpNotSyn], Verdict::Goto(strange)));
+        judge.push(rule(vec![Match::ReversePathFails], Verdict::Jump(SPOOF.to_owned())));
+        for (kind, field, map) in [("egress", Field::Saddr, egress), ("ingress", Field::Daddr, ingress)] {
+            if map.is_empty() {
+                continue;
+            }
+            let set = Set { map: true, elements: Elements::General(map), ..addr_set(None) };
+            let name = builder.named_set(kind, set)?;
+            judge.push(Rule { outcome: Outcome::Vmap(vec![field], name), ..rule(Vec::new(), Verdict::Return) });
+        }
+        let judge = builder.named_chain("judge", Chain { rules: judge, ..Chain::default() })?;
+        builder.chain(FORWARD, Chain {
+            hook: Some(Hook { priority: PRIORITY }),
+            rules: vec![rule(vec![Match::NotEstablished], Verdict::Goto(judge))],
+            ..Chain::default()
+        });
+        Ok(())
+    }
+
+    /// A comment that names origins, as many as fit.
+    fn comment(&self, origins: impl IntoIterator<Item = Origin>) -> Option<String> {
+        let labels: BTreeSet<String> = origins.into_iter().map(|o| clean(&self.origins.label(o))).collect();
+        join_within(labels.into_iter().collect(), limits::COMMENT_BYTES)
+    }
+}
+
+/// Only what a quoted string of nft can hold.
+fn clean(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control() && !matches!(c, '"' | '\\')).collect()
+}
+
+/// Joins with commas as many texts as fit, and says how many did not.
+fn join_within(texts: Vec<String>, limit: usize) -> Option<String> {
+    let mut joined = String::new();
+    for (i, text) in texts.iter().enumerate() {
+        let rest = texts.len() - i;
+        let room = if rest > 1 { limit.saturating_sub(", +99999".len()) } else { limit };
+        let separator = if joined.is_empty() { 0 } else { 2 };
+        if joined.len() + separator + text.len() > room {
+            joined.push_str(&if joined.is_empty() { format!("{rest} rules") } else { format!(", +{rest}") });
+            break;
+        }
+        joined.push_str(if separator == 0 { "" } else { ", " });
+        joined.push_str(text);
+    }
+    (!joined.is_empty()).then_some(joined)
+}
+
+/// The egress map is consulted first, and a packet that it lets through must come back for the ingress map.
+fn entry_verdict(direction: Direction, verdict: Verdict) -> Verdict {
+    match (direction, verdict) {
+        (Direction::Egress, Verdict::Goto(chain)) if chain != DENY => Verdict::Jump(chain),
+        (_, verdict) => verdict,
+    }
+}
+
+fn addr_set(comment: Option<String>) -> Set {
+    Set { key: vec![KeyType::Addr], comment, ..Set::default() }
+}
+
+fn rule(matches: Vec<Match>, verdict: Verdict) -> Rule {
+    Rule { matches, counter: false, outcome: Outcome::Verdict(verdict), comment: None }
+}
+
+fn counted(matches: Vec<Match>, comment: &str) -> Rule {
+    Rule { counter: true, comment: Some(comment.to_owned()), ..rule(matches, Verdict::Drop) }
+}
+
+fn deny_chain(family: nft::Family) -> Chain {
+    let pair = vec![Field::Saddr, Field::Daddr];
+    let mut rules = vec![rule(vec![Match::InSet(pair, SELF.to_owned())], Verdict::Accept)];
+    if family == nft::Family::Ip6 {
+        rules.push(rule(vec![Match::NeighbourDiscovery], Verdict::Accept));
+    }
+    rules.push(counted(Vec::new(), "no policy allows it"));
+    Chain { rules, ..Chain::default() }
+}
+
+fn spoof_chain() -> Chain {
+    let podif = Match::InSet(vec![Field::Iifname], PODIF.to_owned());
+    let local = Match::InSet(vec![Field::Saddr], LOCAL.to_owned());
+    Chain {
+        rules: vec![counted(vec![podif], "source is not the pod"), counted(vec![local], "source is another pod")],
+        ..Chain::default()
+    }
+}
+
+fn strange_chain(isolated: &str) -> Chain {
+    let touches = |field| vec![Match::InSet(vec![field], isolated.to_owned())];
+    Chain {
+        comment: Some("opens no connection: dropped where it touches an isolated pod".to_owned()),
+        rules: vec![counted(touches(Field::Saddr), "from an isolated pod"), counted(touches(Field::Daddr), "to an isolated pod")],
+        ..Chain::default()
+    }
+}
+
+/// The name of an object: its kind and 48 bits of the hash of its content. Comments do not count, so that a line that
+/// is inserted above a policy renames nothing.
+fn content_name(kind: &str, content: &impl std::fmt::Debug) -> String {
+    let digest = Sha256::digest(format!("{content:?}").as_bytes());
+    let hash: String = digest.iter().take(6).map(|b| format!("{b:02x}")).collect();
+    format!("{kind}_{hash}")
+}
+
+fn set_name(kind: &str, set: &Set) -> String {
+    content_name(kind, &Set { comment: None, ..set.clone() })
+}
+
+fn chain_name(kind: &str, chain: &Chain) -> String {
+    let mut bare = Chain { comment: None, ..chain.clone() };
+    bare.rules.iter_mut().for_each(|r| r.comment = None);
+    content_name(kind, &bare)
+}
+
+/// Collects the objects of one table.
+struct Builder<'p> {
+    family: nft::Family,
+    table: Table,
+    provenance: &'p mut BTreeMap<String, Vec<Origin>>,
+}
+
+impl Builder<'_> {
+    fn objects(&mut self, objects: &[Object]) -> Result<(), Unsupported> {
+        for object in objects {
+            match object {
+                Object::Set(name, set) if !self.table.sets.contains_key(name) => self.set(name, (**set).clone())?,
+                Object::Set(..) => {}
+                Object::Chain(name, chain, origins) => {
+                    if !self.table.chains.contains_key(name) {
+                        self.chain(name, (**chain).clone());
+                        self.provenance.insert(name.clone(), origins.to_vec());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, name: &str, set: Set) -> Result<(), Unsupported> {
+        let elements = set.elements.len();
+        if elements > limits::SET_ELEMENTS {
+            let object = name.to_owned();
+            return Err(Unsupported::TooManyElements { object, elements, limit: limits::SET_ELEMENTS });
+        }
+        match self.table.sets.insert(name.to_owned(), set) {
+            None => Ok(()),
+            Some(_) => Err(Unsupported::NameCollision(name.to_owned())),
+        }
+    }
+
+    fn chain(&mut self, name: &str, chain: Chain) {
+        self.table.chains.insert(name.to_owned(), chain);
+    }
+
+    fn named_set(&mut self, kind: &str, set: Set) -> Result<String, Unsupported> {
+        let name = set_name(kind, &set);
+        self.set(&name, set)?;
+        Ok(name)
+    }
+
+    fn named_chain(&mut self, kind: &str, chain: Chain) -> Result<String, Unsupported> {
+        let name = chain_name(kind, &chain);
+        self.chain(&name, chain);
+        Ok(name)
+    }
+}
+
+/// The addresses of a node's pods, for the bindings of its bundle: name and addresses, sorted by name.
+pub fn local_pods(matrix: &Matrix, host: Host) -> Vec<(String, Vec<IpAddr>)> {
+    let local = matrix.endpoints.values().filter(|e| e.host == host);
+    local.map(|e| (e.name.clone(), e.addrs.iter().map(|(a, _)| *a).collect())).collect()
+}

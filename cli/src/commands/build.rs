@@ -1,0 +1,189 @@
+//! `netpolc build`.
+
+use super::nodes::{Built, Labels, NodeBuilder, choose, only_nftables};
+use crate::args::{BuildArgs, Stage};
+use crate::failure::{Answer, Failure};
+use crate::output;
+use crate::pipeline::{Compiled, Input, compile};
+use netpolc_ir::proof::Proof;
+use netpolc_ir::text;
+use netpolc_ir::unit::Host;
+use netpolc_nftables::emit::emit;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+/// Runs the command.
+pub(crate) fn run(args: &BuildArgs) -> Result<Answer, Failure> {
+    only_nftables(&args.backend)?;
+    let started = Instant::now();
+    let compiled = compile(Input::sound(&args.paths)?)?;
+    let hosts = choose(&compiled.matrix, &args.node)?;
+    if let Some(stage) = args.emit {
+        output::result(&print_stage(&compiled, &hosts, stage)?);
+        return Ok(Answer::Yes);
+    }
+    let Some(out) = &args.out else { return Err(Failure::Unusable("--out is missing".to_owned())) };
+    let staging = Staging::beside(out)?;
+    let compiled_in = started.elapsed();
+    let summary = build_nodes(&compiled, &hosts, staging.path())?;
+    staging.replace(out)?;
+    if args.stats {
+        output::message(&stats(&compiled));
+    }
+    let model = &compiled.input.model;
+    output::message(&format!(
+        "{} policies, {} pods, {} classes -> {} bundles in {} ({} elements, proven with {} comparisons; compiled in {:.2?}, nodes in {:.2?})",
+        model.policies.len() + model.cluster_policies.len(),
+        model.pods.len(),
+        compiled.matrix.classes.len(),
+        hosts.len(),
+        out.display(),
+        summary.elements,
+        summary.proof.comparisons + summary.proof.packets,
+        compiled_in,
+        started.elapsed() - compiled_in,
+    ));
+    Ok(Answer::Yes)
+}
+
+#[derive(Default)]
+struct Summary {
+    elements: usize,
+    proof: Proof,
+}
+
+/// Builds all nodes into a directory, on as many threads as the machine has cores. What nodes share is made once a
+/// thread.
+fn build_nodes(compiled: &Compiled, hosts: &[Host], dir: &Path) -> Result<Summary, Failure> {
+    let labels = Labels::new(&compiled.input.model, &compiled.input.sources, true);
+    let ir = text::write(&compiled.optimized);
+    let next = AtomicUsize::new(0);
+    let worker = || -> Result<Summary, Failure> {
+        let mut builder = NodeBuilder::new(compiled, &labels, &ir);
+        let mut summary = Summary::default();
+        while let Some(&host) = hosts.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let built = builder.build(host)?;
+            summary.elements += built.elements;
+            summary.proof += built.proof;
+            write_bundle(dir, &compiled.matrix.hosts[host].name, &built)?;
+        }
+        Ok(summary)
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(hosts.len().max(1));
+    let results: Vec<Result<Summary, Failure>> = std::thread::scope(|scope| {
+        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
+        let join = |h: std::thread::ScopedJoinHandle<'_, _>| {
+            h.join().unwrap_or_else(|_| Err(Failure::Bug("a worker panicked".to_owned())))
+        };
+        handles.into_iter().map(join).collect()
+    });
+    let mut total = Summary::default();
+    for result in results {
+        let part = result?;
+        total.elements += part.elements;
+        total.proof += part.proof;
+    }
+    Ok(total)
+}
+
+pub(super) fn write_bundle(dir: &Path, node: &str, built: &Built) -> Result<(), Failure> {
+    let folder = dir.join(node);
+    let files = built.bundle.to_files().map_err(|e| Failure::Unsupported(e.to_string()))?;
+    fs::create_dir(&folder).map_err(|e| Failure::io(&folder, &e))?;
+    for (name, bytes) in files {
+        let path = folder.join(name);
+        fs::write(&path, bytes).map_err(|e| Failure::io(&path, &e))?;
+    }
+    Ok(())
+}
+
+fn print_stage(compiled: &Compiled, hosts: &[Host], stage: Stage) -> Result<String, Failure> {
+    match stage {
+        Stage::Model => Ok(format!("{:#?}\n", compiled.input.model)),
+        Stage::Ir => Ok(text::write(&compiled.unit)),
+        Stage::Optimized => Ok(text::write(&compiled.optimized)),
+        Stage::Matrix => Ok(text::write_matrix(&compiled.matrix)),
+        Stage::Nftables => {
+            let labels = Labels::new(&compiled.input.model, &compiled.input.sources, true);
+            let mut builder = NodeBuilder::new(compiled, &labels, "");
+            let mut out = String::new();
+            for &host in hosts {
+                let plan = builder.plan(host)?;
+                out.push_str(&emit(&plan.ruleset, &[format!("node {}", compiled.matrix.hosts[host].name)]));
+            }
+            Ok(out)
+        }
+    }
+}
+
+fn stats(compiled: &Compiled) -> String {
+    let mut out = String::new();
+    for (stage, took) in &compiled.input.took {
+        let _ = writeln!(out, "{stage:>14}  {took:.1?}");
+    }
+    for pass in &compiled.passes {
+        let _ = writeln!(out, "{:>14}  {} -> {}", pass.name, pass.before, pass.after);
+    }
+    out
+}
+
+/// A directory beside the output that takes its place when everything is there.
+struct Staging {
+    dir: tempfile::TempDir,
+}
+
+impl Staging {
+    fn beside(out: &Path) -> Result<Staging, Failure> {
+        if let Some(foreign) = foreign_entry(out)? {
+            let message = format!("{} holds {foreign}, which netpolc did not make", out.display());
+            return Err(Failure::Unusable(format!("{message}: name a directory of its own with --out")));
+        }
+        let parent = match out.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        fs::create_dir_all(&parent).map_err(|e| Failure::io(&parent, &e))?;
+        let dir = tempfile::Builder::new().prefix(".netpolc-").tempdir_in(&parent).map_err(|e| Failure::io(&parent, &e))?;
+        Ok(Staging { dir })
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Puts the new directory in the place of the old one in one step, so that a reader finds either.
+    fn replace(self, out: &Path) -> Result<(), Failure> {
+        use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+        use std::os::unix::fs::PermissionsExt;
+        let (staged, fail) = (self.dir.path().to_owned(), |e: std::io::Error| Failure::io(out, &e));
+        let mode = fs::metadata(out).map_or(0o755, |m| m.permissions().mode() & 0o7777);
+        fs::set_permissions(&staged, fs::Permissions::from_mode(mode)).map_err(fail)?;
+        if out.exists() {
+            // The temporary directory now is the old output and goes when it is dropped.
+            return renameat2(AT_FDCWD, &staged, AT_FDCWD, out, RenameFlags::RENAME_EXCHANGE).map_err(|e| fail(e.into()));
+        }
+        fs::rename(&staged, out).map_err(fail)?;
+        // Nothing is left to clean up.
+        let _ = self.dir.keep();
+        Ok(())
+    }
+}
+
+/// Something in the output directory that is no bundle of ours. It would be lost.
+fn foreign_entry(out: &Path) -> Result<Option<String>, Failure> {
+    let entries = match fs::read_dir(out) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Failure::io(out, &error)),
+    };
+    for entry in entries {
+        let path = entry.map_err(|e| Failure::io(out, &e))?.path();
+        if !path.join(netpolc_bundle::MANIFEST).is_file() {
+            return Ok(Some(path.file_name().unwrap_or_default().to_string_lossy().into_owned()));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,165 @@
+//! `netpolc snapshot`: the generated rules under version control.
+//!
+//! A snapshot is a directory with one `<node>.nft` for each node: the node's rules under names for review, without
+//! places, so that a line inserted above a policy changes nothing. The rules of a snapshot are proven before they are
+//! compared or written.
+
+use super::nodes::{Labels, NodeBuilder, choose};
+use crate::args::SnapshotArgs;
+use crate::failure::{Answer, Failure};
+use crate::output;
+use crate::pipeline::{Compiled, Input, compile};
+use netpolc_ir::unit::Origin;
+use netpolc_nftables::emit::emit;
+use netpolc_nftables::review::for_review;
+use similar::{ChangeTag, TextDiff};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+/// The ending of a snapshot file.
+const ENDING: &str = "nft";
+
+/// The rules of one node for review.
+struct Snapshot {
+    text: String,
+    /// The policies behind each object, by its name for review.
+    origins: BTreeMap<String, Vec<Origin>>,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &SnapshotArgs) -> Result<Answer, Failure> {
+    let compiled = compile(Input::sound(&args.paths)?)?;
+    let snapshots = snapshots(&compiled)?;
+    match (&args.check, &args.accept) {
+        (Some(dir), _) => check(&compiled, &snapshots, dir, &args.paths),
+        (None, Some(dir)) => accept(&snapshots, dir),
+        (None, None) => Err(Failure::Unusable("one of --check and --accept is needed".to_owned())),
+    }
+}
+
+fn snapshots(compiled: &Compiled) -> Result<BTreeMap<String, Snapshot>, Failure> {
+    let labels = Labels::new(&compiled.input.model, &compiled.input.sources, false);
+    let mut builder = NodeBuilder::new(compiled, &labels, "");
+    let mut all = BTreeMap::new();
+    for host in choose(&compiled.matrix, &[])? {
+        builder.build(host)?;
+        let plan = builder.plan(host)?;
+        let (review, artifact_names) = for_review(&plan.ruleset);
+        let node = &compiled.matrix.hosts[host].name;
+        let text = emit(&review, &[format!("The rules of node {node}, kept by `netpolc snapshot`.")]);
+        let behind = |(review, artifact): (String, String)| Some((review, plan.provenance.get(&artifact)?.clone()));
+        let origins = artifact_names.into_iter().filter_map(behind).collect();
+        all.insert(format!("{node}.{ENDING}"), Snapshot { text, origins });
+    }
+    Ok(all)
+}
+
+/// The snapshot files of a directory, by name.
+fn stored(dir: &Path) -> Result<BTreeMap<String, String>, Failure> {
+    let mut files = BTreeMap::new();
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(files),
+        Err(error) => return Err(Failure::io(dir, &error)),
+    };
+    for entry in entries {
+        let path = entry.map_err(|e| Failure::io(dir, &e))?.path();
+        if path.extension().is_some_and(|e| e == ENDING) {
+            let text = fs::read_to_string(&path).map_err(|e| Failure::io(&path, &e))?;
+            files.insert(path.file_name().unwrap_or_default().to_string_lossy().into_owned(), text);
+        }
+    }
+    Ok(files)
+}
+
+fn check(
+    compiled: &Compiled,
+    snapshots: &BTreeMap<String, Snapshot>,
+    dir: &Path,
+    paths: &[PathBuf],
+) -> Result<Answer, Failure> {
+    let stored = stored(dir)?;
+    let names: BTreeSet<&String> = stored.keys().chain(snapshots.keys()).collect();
+    let mut report = String::new();
+    for name in names {
+        match (stored.get(name), snapshots.get(name)) {
+            (Some(old), Some(new)) if *old == new.text => {}
+            (Some(old), Some(new)) => report.push_str(&difference(compiled, name, old, new)),
+            (None, _) => report.push_str(&format!("{name}: there is no snapshot of this node\n")),
+            (_, None) => report.push_str(&format!("{name}: there is no such node any more\n")),
+        }
+    }
+    if report.is_empty() {
+        output::message(&format!("the rules of {} nodes are as they were accepted", snapshots.len()));
+        return Ok(Answer::Yes);
+    }
+    output::result(&report);
+    let paths: Vec<String> = paths.iter().map(|p| p.display().to_string()).collect();
+    output::message(&format!(
+        "the rules changed; if that is meant, accept them: netpolc snapshot --accept {} {}",
+        dir.display(),
+        paths.join(" ")
+    ));
+    Ok(Answer::No)
+}
+
+/// A unified diff, and below each hunk the policies behind the objects in it.
+fn difference(compiled: &Compiled, name: &str, old: &str, new: &Snapshot) -> String {
+    let diff = TextDiff::from_lines(old, &new.text);
+    let mut out = format!("--- {name} (accepted)\n+++ {name} (now)\n");
+    let new_lines: Vec<&str> = new.text.lines().collect();
+    for hunk in diff.unified_diff().context_radius(3).iter_hunks() {
+        // Writing to a String cannot fail.
+        let _ = write!(out, "{hunk}");
+        let mut behind: BTreeSet<Origin> = BTreeSet::new();
+        for change in hunk.iter_changes().filter(|c| c.tag() != ChangeTag::Equal) {
+            // A deleted line is looked up where it would stand now.
+            let at = change.new_index().or_else(|| hunk.ops().first().map(|op| op.new_range().end)).unwrap_or(0);
+            if let Some(origins) = enclosing(&new_lines, at).and_then(|object| new.origins.get(object)) {
+                behind.extend(origins);
+            }
+        }
+        for origin in behind {
+            if let Some(data) = compiled.input.model.origin(origin) {
+                let place = compiled.input.sources.place(data.at);
+                let _ = writeln!(out, "  from {} {} at {place}", data.policy, data.path);
+            }
+        }
+    }
+    out
+}
+
+/// The name of the set, map or chain around a line.
+fn enclosing<'t>(lines: &[&'t str], line: usize) -> Option<&'t str> {
+    lines.iter().take(line + 1).rev().find_map(|text| {
+        let mut words = text.split_whitespace();
+        let kind = words.next()?;
+        matches!(kind, "set" | "map" | "chain").then(|| words.next()).flatten()
+    })
+}
+
+fn accept(snapshots: &BTreeMap<String, Snapshot>, dir: &Path) -> Result<Answer, Failure> {
+    fs::create_dir_all(dir).map_err(|e| Failure::io(dir, &e))?;
+    let mut changed = 0;
+    let old = stored(dir)?;
+    for (name, snapshot) in snapshots {
+        if old.get(name) == Some(&snapshot.text) {
+            continue;
+        }
+        changed += 1;
+        let path = dir.join(name);
+        let mut file = tempfile::Builder::new().prefix(".netpolc-").tempfile_in(dir).map_err(|e| Failure::io(dir, &e))?;
+        file.write_all(snapshot.text.as_bytes()).map_err(|e| Failure::io(&path, &e))?;
+        file.persist(&path).map_err(|e| Failure::io(&path, &e.error))?;
+    }
+    for name in old.keys().filter(|name| !snapshots.contains_key(*name)) {
+        changed += 1;
+        let path = dir.join(name);
+        fs::remove_file(&path).map_err(|e| Failure::io(&path, &e))?;
+    }
+    output::message(&format!("{changed} of {} snapshots written to {}", snapshots.len(), dir.display()));
+    Ok(Answer::Yes)
+}

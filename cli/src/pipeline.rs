@@ -1,0 +1,109 @@
+//! The way of the data, one line a stage.
+
+use crate::failure::Failure;
+use crate::{input, output};
+use netpolc_frontend::diagnostic::{Diagnostic, Severity, render};
+use netpolc_frontend::model::{Model, resolve};
+use netpolc_frontend::source::Sources;
+use netpolc_frontend::{lower, read};
+use netpolc_ir::matrix::{Matrix, fold};
+use netpolc_ir::passes::{self, PassStats};
+use netpolc_ir::unit::Unit;
+use netpolc_ir::verify::verify;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// What was read, and what is to be said about it.
+pub(crate) struct Input {
+    pub(crate) sources: Sources,
+    pub(crate) model: Model,
+    pub(crate) diagnostics: Vec<Diagnostic>,
+    /// Documents of unrelated kinds, by kind.
+    pub(crate) skipped: BTreeMap<String, usize>,
+    pub(crate) took: Vec<(&'static str, Duration)>,
+}
+
+/// The input, compiled as far as all nodes have it in common.
+pub(crate) struct Compiled {
+    pub(crate) input: Input,
+    pub(crate) unit: Unit,
+    pub(crate) optimized: Unit,
+    pub(crate) matrix: Matrix,
+    pub(crate) passes: Vec<PassStats>,
+}
+
+impl Input {
+    /// Reads and resolves; errors of the input are in the diagnostics.
+    pub(crate) fn load(paths: &[PathBuf]) -> Result<Input, Failure> {
+        let mut took = Vec::new();
+        let mut clock = Clock::start(&mut took);
+        let sources = input::read(paths)?;
+        clock.lap("files");
+        let read = read::read(&sources);
+        clock.lap("read");
+        let (model, more) = resolve(read.objects);
+        clock.lap("resolve");
+        let mut diagnostics = read.diagnostics;
+        diagnostics.extend(more);
+        Ok(Input { sources, model, diagnostics, skipped: read.skipped, took })
+    }
+
+    /// Whether some diagnostic is an error.
+    pub(crate) fn has_errors(&self) -> bool {
+        self.diagnostics.iter().any(|d| d.severity == Severity::Error)
+    }
+
+    /// Prints the diagnostics for people, and what was passed over.
+    pub(crate) fn report(&self) {
+        if !self.diagnostics.is_empty() {
+            output::message(&render(&self.diagnostics, &self.sources, output::color()));
+        }
+        let count: usize = self.skipped.values().sum();
+        if count > 0 {
+            let kinds: Vec<String> = self.skipped.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
+            output::message(&format!("passed over {count} objects of other kinds: {}", kinds.join(", ")));
+        }
+    }
+
+    /// Loads input that must be free of errors.
+    pub(crate) fn sound(paths: &[PathBuf]) -> Result<Input, Failure> {
+        let input = Input::load(paths)?;
+        input.report();
+        if input.has_errors() { Err(Failure::Errors) } else { Ok(input) }
+    }
+}
+
+/// Compiles input that is free of errors.
+pub(crate) fn compile(mut input: Input) -> Result<Compiled, Failure> {
+    let mut took = std::mem::take(&mut input.took);
+    let mut clock = Clock::start(&mut took);
+    let unit = lower::lower(&input.model);
+    clock.lap("lower");
+    let verified = verify(unit.clone()).map_err(|v| Failure::Bug(format!("lowering broke the IR: {v:?}")))?;
+    let mut stats = Vec::new();
+    let optimized = passes::run(verified, |s| stats.push(s.clone())).map_err(|e| Failure::Bug(e.to_string()))?;
+    clock.lap("passes");
+    let matrix = fold(&optimized);
+    clock.lap("fold");
+    input.took = took;
+    Ok(Compiled { input, unit, optimized: optimized.into_inner(), matrix, passes: stats })
+}
+
+/// Measures stages.
+struct Clock<'a> {
+    took: &'a mut Vec<(&'static str, Duration)>,
+    last: Instant,
+}
+
+impl<'a> Clock<'a> {
+    fn start(took: &'a mut Vec<(&'static str, Duration)>) -> Clock<'a> {
+        Clock { took, last: Instant::now() }
+    }
+
+    fn lap(&mut self, stage: &'static str) {
+        let now = Instant::now();
+        self.took.push((stage, now - self.last));
+        self.last = now;
+    }
+}

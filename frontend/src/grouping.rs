@@ -1,0 +1,169 @@
+//! Pods grouped by what policies can see of them.
+//!
+//! A *group* holds the addresses of pods with equal namespace, labels and named ports that lie in the same ipBlocks: no
+//! policy can tell two addresses of one group apart. Selectors are matched once for each group instead of each pod.
+
+use crate::model::{Model, Pod};
+use crate::objects::{ClusterPeer, ContainerPort, Labels, PeerKind, PolicyPort, Selector};
+use netpolc_ir::addr::{Block, Cidr, Family, bits};
+use netpolc_ir::ports::Transport;
+use netpolc_ir::proof::Bounds;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+
+/// One group.
+#[derive(Debug)]
+pub(crate) struct Group<'m> {
+    /// A pod of the group: its namespace, labels and named ports are those of all.
+    pub(crate) pod: &'m Pod,
+    /// The ipBlocks that have the group's addresses, by index into [`Grouping::blocks`].
+    pub(crate) blocks: Vec<u32>,
+}
+
+/// All groups of a model.
+#[derive(Debug)]
+pub(crate) struct Grouping<'m> {
+    pub(crate) groups: Vec<Group<'m>>,
+    /// The distinct ipBlocks of all policies.
+    pub(crate) blocks: Vec<Block>,
+    /// Where answers may change.
+    pub(crate) bounds: Bounds,
+    /// The group of every pod address: pod index, address, group.
+    pub(crate) addrs: Vec<(usize, IpAddr, usize)>,
+    by_namespace: BTreeMap<&'m str, Vec<usize>>,
+    selected: RefCell<HashMap<(Option<Selector>, Option<String>, Selector), Vec<usize>>>,
+}
+
+type Look<'m> = (&'m str, &'m Labels, Vec<&'m ContainerPort>);
+
+impl<'m> Grouping<'m> {
+    pub(crate) fn new(model: &'m Model) -> Grouping<'m> {
+        let blocks: Vec<Block> = all_blocks(model).into_iter().collect();
+        let mut bounds = port_bounds(model);
+        for cidr in blocks.iter().flat_map(|b| b.except.iter().chain([&b.cidr])) {
+            bounds.add_addrs(cidr.family(), cidr.first(), cidr.last());
+        }
+        let mut grouping = Grouping {
+            groups: Vec::new(),
+            blocks,
+            bounds,
+            addrs: Vec::new(),
+            by_namespace: BTreeMap::new(),
+            selected: RefCell::default(),
+        };
+        grouping.fill(model);
+        grouping
+    }
+
+    fn fill(&mut self, model: &'m Model) {
+        let mut stretches: HashMap<(Family, u128), Vec<u32>> = HashMap::new();
+        let mut index: HashMap<(Look<'m>, Vec<u32>), usize> = HashMap::new();
+        for (i, pod) in model.pods.iter().enumerate().filter(|(_, pod)| !pod.host_network) {
+            let named = pod.ports.iter().filter(|p| p.name.is_some()).collect::<Vec<_>>();
+            for &addr in &pod.addrs {
+                let (family, number) = (Family::of(addr), bits(addr));
+                let start = self.bounds.addrs[family as usize].range(..=number).next_back().copied().unwrap_or(0);
+                let blocks = &self.blocks;
+                let inside = stretches.entry((family, start)).or_insert_with(|| {
+                    let has = |(i, b): (usize, &Block)| b.contains(addr).then_some(i as u32);
+                    blocks.iter().enumerate().filter_map(has).collect()
+                });
+                let key = ((pod.namespace.as_str(), &pod.labels, named.clone()), inside.clone());
+                let group = *index.entry(key).or_insert_with(|| {
+                    self.by_namespace.entry(&pod.namespace).or_default().push(self.groups.len());
+                    self.groups.push(Group { pod, blocks: inside.clone() });
+                    self.groups.len() - 1
+                });
+                self.addrs.push((i, addr, group));
+            }
+        }
+    }
+
+    /// The groups of a namespace that a selector matches.
+    pub(crate) fn select_in(&self, namespace: &str, pods: &Selector) -> Vec<usize> {
+        let groups = self.by_namespace.get(namespace).map(Vec::as_slice).unwrap_or_default();
+        groups.iter().copied().filter(|&g| pods.matches(&self.groups[g].pod.labels)).collect()
+    }
+
+    /// The groups that a peer matches: `own` is the namespace that counts where no namespace selector is given.
+    pub(crate) fn select(
+        &self,
+        model: &Model,
+        namespaces: Option<&Selector>,
+        own: &str,
+        pods: &Selector,
+    ) -> Vec<usize> {
+        let key = (namespaces.cloned(), namespaces.is_none().then(|| own.to_owned()), pods.clone());
+        if let Some(found) = self.selected.borrow().get(&key) {
+            return found.clone();
+        }
+        let mut found: Vec<usize> = match namespaces {
+            None => self.select_in(own, pods),
+            Some(selector) => {
+                let matching = model.namespaces.iter().filter(|(_, labels)| selector.matches(labels));
+                matching.flat_map(|(name, _)| self.select_in(name, pods)).collect()
+            }
+        };
+        found.sort_unstable();
+        self.selected.borrow_mut().insert(key, found.clone());
+        found
+    }
+
+    /// The groups inside a block.
+    pub(crate) fn inside(&self, block: &Block) -> Vec<usize> {
+        let Ok(index) = self.blocks.binary_search(block) else { return Vec::new() };
+        let inside = |g: &Group<'_>| g.blocks.binary_search(&(index as u32)).is_ok();
+        self.groups.iter().enumerate().filter(|(_, g)| inside(g)).map(|(i, _)| i).collect()
+    }
+}
+
+/// The blocks of the addresses of the nodes that a selector matches.
+pub(crate) fn node_blocks(model: &Model, selector: &Selector) -> Vec<Block> {
+    let nodes = model.nodes.values().filter(|n| selector.matches(&n.labels));
+    let addrs = nodes.flat_map(|n| &n.addrs);
+    addrs.filter_map(|a| Cidr::new(*a, Family::of(*a).bits())).map(Block::whole).collect()
+}
+
+fn all_blocks(model: &Model) -> BTreeSet<Block> {
+    let mut blocks = BTreeSet::new();
+    let rules = model.policies.iter().flat_map(|p| p.ingress.iter().flatten().chain(p.egress.iter().flatten()));
+    for peer in rules.flat_map(|r| r.peers.iter().flatten()) {
+        if let PeerKind::Block(block) = &peer.kind {
+            blocks.insert(block.clone());
+        }
+    }
+    for peer in model.cluster_policies.iter().flat_map(|p| p.ingress.iter().chain(&p.egress)).flat_map(|r| &r.peers) {
+        match peer {
+            ClusterPeer::Networks(cidrs) => blocks.extend(cidrs.iter().map(|c| Block::whole(*c))),
+            ClusterPeer::Nodes(selector) => blocks.extend(node_blocks(model, selector)),
+            ClusterPeer::Pods(..) | ClusterPeer::Unknown => {}
+        }
+    }
+    blocks
+}
+
+fn port_bounds(model: &Model) -> Bounds {
+    let mut bounds = Bounds::default();
+    let mut names: BTreeSet<&str> = BTreeSet::new();
+    let rules = model.policies.iter().flat_map(|p| p.ingress.iter().flatten().chain(p.egress.iter().flatten()));
+    let ports = rules.flat_map(|r| r.ports.iter().flatten());
+    let tiered = model.cluster_policies.iter().flat_map(|p| p.ingress.iter().chain(&p.egress));
+    for port in ports.chain(tiered.flat_map(|r| r.ports.iter().flatten())) {
+        match port {
+            PolicyPort::Range { transport, lo, hi } => bounds.add_ports(*transport, *lo, *hi),
+            PolicyPort::Named { name, .. } => {
+                names.insert(name);
+            }
+        }
+    }
+    for port in model.pods.iter().flat_map(|p| &p.ports) {
+        if port.name.as_deref().is_some_and(|n| names.contains(n)) {
+            bounds.add_ports(port.transport, port.port, port.port);
+        }
+    }
+    for transport in Transport::ALL {
+        bounds.ports[transport as usize].insert(0);
+    }
+    bounds
+}

@@ -1,0 +1,115 @@
+//! A plain bit set over small indices; all operands of an operation have the same length.
+
+/// A fixed-length set of `0..len`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct BitSet {
+    words: Vec<u64>,
+    len: usize,
+}
+
+impl BitSet {
+    /// The empty set over `0..len`.
+    pub fn empty(len: usize) -> BitSet {
+        BitSet { words: vec![0; len.div_ceil(64)], len }
+    }
+
+    /// The full set over `0..len`.
+    pub fn full(len: usize) -> BitSet {
+        let mut set = BitSet { words: vec![u64::MAX; len.div_ceil(64)], len };
+        if let (Some(last), rest @ 1..) = (set.words.last_mut(), len % 64) {
+            *last = (1 << rest) - 1;
+        }
+        set
+    }
+
+    /// How many indices the set ranges over.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether no index is in the set.
+    pub fn is_empty(&self) -> bool {
+        self.words.iter().all(|&w| w == 0)
+    }
+
+    /// Whether every index is in the set.
+    pub fn is_full(&self) -> bool {
+        self.count() == self.len
+    }
+
+    /// Puts an index in; out of range does nothing.
+    pub fn insert(&mut self, index: usize) {
+        if index < self.len {
+            self.words[index / 64] |= 1 << (index % 64);
+        }
+    }
+
+    /// Takes an index out.
+    pub fn remove(&mut self, index: usize) {
+        if index < self.len {
+            self.words[index / 64] &= !(1 << (index % 64));
+        }
+    }
+
+    /// Whether an index is in the set.
+    pub fn contains(&self, index: usize) -> bool {
+        index < self.len && self.words[index / 64] >> (index % 64) & 1 == 1
+    }
+
+    /// How many indices are in the set.
+    pub fn count(&self) -> usize {
+        self.words.iter().map(|w| w.count_ones() as usize).sum()
+    }
+
+    /// The indices, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = usize> + '_ {
+        self.words.iter().enumerate().flat_map(|(i, &word)| {
+            std::iter::successors((word != 0).then_some(word), |w| Some(w & (w - 1)).filter(|&w| w != 0))
+                .map(move |w| i * 64 + w.trailing_zeros() as usize)
+        })
+    }
+
+    fn zip(&self, other: &BitSet, f: impl Fn(u64, u64) -> u64) -> BitSet {
+        debug_assert_eq!(self.len, other.len);
+        BitSet { words: self.words.iter().zip(&other.words).map(|(&a, &b)| f(a, b)).collect(), len: self.len }
+    }
+
+    /// What is in both.
+    pub fn and(&self, other: &BitSet) -> BitSet {
+        self.zip(other, |a, b| a & b)
+    }
+
+    /// What is in either.
+    pub fn or(&self, other: &BitSet) -> BitSet {
+        self.zip(other, |a, b| a | b)
+    }
+
+    /// What is in this set and not in `other`.
+    pub fn minus(&self, other: &BitSet) -> BitSet {
+        self.zip(other, |a, b| a & !b)
+    }
+
+    /// Adds all of `other`.
+    pub fn or_with(&mut self, other: &BitSet) {
+        debug_assert_eq!(self.len, other.len);
+        for (a, b) in self.words.iter_mut().zip(&other.words) {
+            *a |= b;
+        }
+    }
+
+    /// The first index that is in one of the two sets only.
+    pub fn first_difference(&self, other: &BitSet) -> Option<usize> {
+        let i = self.words.iter().zip(&other.words).position(|(a, b)| a != b)?;
+        Some(i * 64 + (self.words[i] ^ other.words[i]).trailing_zeros() as usize)
+    }
+}
+
+impl FromIterator<(usize, bool)> for BitSet {
+    /// From `(index, present)` pairs with ascending indices from 0.
+    fn from_iter<T: IntoIterator<Item = (usize, bool)>>(iter: T) -> BitSet {
+        let items: Vec<(usize, bool)> = iter.into_iter().collect();
+        let mut set = BitSet::empty(items.len());
+        items.iter().filter(|(_, present)| *present).for_each(|(i, _)| set.insert(*i));
+        set
+    }
+}

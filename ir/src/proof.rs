@@ -1,0 +1,159 @@
+//! The proof: an artifact, read back, against the meaning of the policies, for every packet that can cross a node.
+//!
+//! Addresses are grouped into *atoms*: addresses that neither the policies nor the artifact can tell apart (the same
+//! group of the reference, the same membership in every set of the artifact, the same stretch between the bounds of
+//! blocks). Ports are cut at every bound that either side names. On every atom and every stretch of ports both sides
+//! are constant, so comparing one representative of each compares all packets. The reference answers for whole sets of
+//! peers at once, and so does the artifact; what differs is reported as a [`Witness`], one concrete packet.
+//!
+//! Besides new connections the proof asks about the other kinds of packets: replies and related errors pass, what does
+//! not open a connection (invalid, mid-stream) and what is spoofed is dropped where it touches an isolated pod,
+//! neighbour discovery always passes.
+
+mod atoms;
+mod prove;
+
+pub use atoms::{Atoms, Constants};
+pub use prove::{Proof, Witness, prove};
+
+use crate::addr::AddrSet;
+use crate::bitset::BitSet;
+use crate::ports::{Protocol, Transport};
+use crate::unit::{Direction, Flow, Verdict};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::rc::Rc;
+
+/// What conntrack says of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Conn {
+    /// The first packet of a connection.
+    New,
+    /// Part of a connection.
+    Established,
+    /// An error about a connection.
+    Related,
+    /// Nothing that conntrack can place.
+    Invalid,
+}
+
+/// A packet as it crosses a node's FORWARD hook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Packet {
+    /// Addresses, protocol and port.
+    pub flow: Flow,
+    /// Its state.
+    pub conn: Conn,
+    /// For TCP: whether it is a SYN without ACK, RST and FIN. True for other protocols.
+    pub opens: bool,
+    /// Whether it came from a pod's interface with a source that is not that pod's address.
+    pub spoofed: bool,
+    /// Whether it is IPv6 neighbour discovery.
+    pub neighbour_discovery: bool,
+}
+
+impl Packet {
+    /// The packet that opens a connection.
+    pub fn opening(flow: Flow) -> Packet {
+        Packet { flow, conn: Conn::New, opens: true, spoofed: false, neighbour_discovery: false }
+    }
+}
+
+impl std::fmt::Display for Packet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.flow)?;
+        match self.conn {
+            Conn::New if self.opens => {}
+            Conn::New => f.write_str(" (mid-stream)")?,
+            Conn::Established => f.write_str(" (established)")?,
+            Conn::Related => f.write_str(" (related)")?,
+            Conn::Invalid => f.write_str(" (invalid)")?,
+        }
+        if self.spoofed {
+            f.write_str(" (spoofed)")?;
+        }
+        if self.neighbour_discovery {
+            f.write_str(" (neighbour discovery)")?;
+        }
+        Ok(())
+    }
+}
+
+/// Who a subject may talk to, for one direction, protocol and port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Permitted {
+    /// Which groups of bound addresses.
+    pub groups: BitSet,
+    /// Which addresses that no endpoint has.
+    pub unbound: AddrSet,
+}
+
+/// The meaning of the policies, asked for whole sets of peers at once.
+pub trait Reference {
+    /// How many groups of endpoint addresses there are. The reference never tells addresses of one group apart.
+    fn groups(&self) -> usize;
+    /// Every endpoint address with its group, and whether it lives on the node in question.
+    fn endpoints(&self, node: &str) -> Vec<(IpAddr, usize, bool)>;
+    /// Sets of endpoint addresses of one node that are the same pod (only pods with several addresses).
+    fn same_pod(&self, node: &str) -> Vec<Vec<IpAddr>>;
+    /// The node's own addresses.
+    fn node_addresses(&self, node: &str) -> Vec<IpAddr>;
+    /// Who a group may talk to; `None` = everyone. Constant between the bounds of [`Reference::constants`].
+    fn permits(&self, group: usize, direction: Direction, protocol: Protocol, port: u16) -> Option<Rc<Permitted>>;
+    /// Whether packets that do not open a connection must be dropped (`true`: a NetworkPolicy isolates the group) or
+    /// must pass (`false`: no policy selects it); `None` where either will do.
+    fn isolated(&self, group: usize) -> Option<bool>;
+    /// The addresses and ports where answers may change.
+    fn constants(&self) -> &Bounds;
+}
+
+/// Where answers may change: addresses by family (numbers in host order) and first ports by transport.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Bounds {
+    /// First addresses of stretches, IPv4 then IPv6.
+    pub addrs: [BTreeSet<u128>; 2],
+    /// First ports of stretches, in the order of [`Transport::ALL`].
+    pub ports: [BTreeSet<u16>; 3],
+    /// Protocols without ports that are named.
+    pub protocols: BTreeSet<u8>,
+}
+
+impl Bounds {
+    /// Adds both bounds of a stretch of ports.
+    pub fn add_ports(&mut self, transport: Transport, lo: u16, hi: u16) {
+        let starts = &mut self.ports[transport as usize];
+        starts.insert(lo);
+        starts.extend(hi.checked_add(1));
+    }
+
+    /// Adds both bounds of a stretch of addresses.
+    pub fn add_addrs(&mut self, family: crate::addr::Family, lo: u128, hi: u128) {
+        let starts = &mut self.addrs[family as usize];
+        starts.insert(lo);
+        if hi < family.max() {
+            starts.insert(hi + 1);
+        }
+    }
+}
+
+/// An artifact that was read back from its bytes.
+pub trait Artifact {
+    /// The addresses that the artifact names.
+    fn addresses(&self, family: crate::addr::Family) -> Constants;
+    /// The ports and protocols that the artifact names.
+    fn ports(&self) -> Bounds;
+    /// Gets ready for questions about these atoms; whatever was remembered about others is forgotten.
+    fn begin(&mut self, atoms: &Atoms);
+    /// For the atoms that were begun with: which of them may open a connection to `local` (ingress) or be reached from it (egress). `local`
+    /// itself may be in an atom; what is said about it there is not asked for.
+    fn permitted(
+        &mut self,
+        atoms: &Atoms,
+        local: IpAddr,
+        direction: Direction,
+        protocol: Protocol,
+        port: u16,
+    ) -> BitSet;
+    /// What happens to one packet.
+    fn decide(&self, packet: &Packet) -> Verdict;
+}

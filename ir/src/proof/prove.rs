@@ -1,0 +1,297 @@
+//! The comparison itself.
+
+use super::{Artifact, Atoms, Bounds, Conn, Packet, Permitted, Reference};
+use crate::addr::{Family, bits};
+use crate::bitset::BitSet;
+use crate::ports::{Protocol, Transport};
+use crate::unit::{Direction, Flow, Verdict};
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::net::IpAddr;
+use std::rc::Rc;
+
+/// One packet on which artifact and policies disagree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Witness {
+    /// The packet.
+    pub packet: Packet,
+    /// What the policies say.
+    pub expected: Verdict,
+    /// What the artifact does.
+    pub actual: Verdict,
+}
+
+impl fmt::Display for Witness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: policies say {}, the artifact says {}", self.packet, self.expected, self.actual)
+    }
+}
+
+/// What was compared. Figures are for people; that there is a `Proof` is what counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Proof {
+    /// Addresses of this node's pods.
+    pub local: u64,
+    /// Atoms of both families.
+    pub atoms: u64,
+    /// Stretches of ports and protocols without ports.
+    pub cells: u64,
+    /// Pairs of a local address and an atom, in one direction and one cell, that were compared.
+    pub comparisons: u64,
+    /// Packets that were judged one by one.
+    pub packets: u64,
+}
+
+impl std::ops::AddAssign for Proof {
+    fn add_assign(&mut self, o: Proof) {
+        self.local += o.local;
+        self.atoms += o.atoms;
+        self.cells += o.cells;
+        self.comparisons += o.comparisons;
+        self.packets += o.packets;
+    }
+}
+
+/// Compares an artifact of a node with the policies.
+///
+/// # Errors
+/// The first packet that is judged differently.
+pub fn prove(reference: &dyn Reference, artifact: &mut dyn Artifact, node: &str) -> Result<Proof, Box<Witness>> {
+    let mut total = Proof::default();
+    for family in Family::ALL {
+        total += FamilyProof::new(reference, artifact, node, family).run(artifact)?;
+    }
+    Ok(total)
+}
+
+/// A stretch of ports, or a protocol without ports, by its first packet.
+#[derive(Clone, Copy)]
+struct CellKey {
+    protocol: Protocol,
+    port: u16,
+}
+
+struct Local {
+    addr: IpAddr,
+    group: usize,
+    /// Atoms about which nothing is compared: the address itself, its pod's other addresses, the node.
+    apart: Vec<usize>,
+}
+
+struct FamilyProof<'a> {
+    reference: &'a dyn Reference,
+    family: Family,
+    atoms: Atoms,
+    locals: Vec<Local>,
+    cells: Vec<CellKey>,
+    /// Atoms of the reference's answers, by the answer's address (kept alive beside it).
+    expanded: HashMap<*const Permitted, (Rc<Permitted>, BitSet)>,
+    everyone: BitSet,
+    local_atoms: BitSet,
+    proof: Proof,
+}
+
+impl<'a> FamilyProof<'a> {
+    fn new(reference: &'a dyn Reference, artifact: &dyn Artifact, node: &str, family: Family) -> FamilyProof<'a> {
+        let ours = |a: &IpAddr| Family::of(*a) == family;
+        let endpoints = reference.endpoints(node);
+        let bound: Vec<(u128, usize, bool)> =
+            endpoints.iter().filter(|e| ours(&e.0)).map(|e| (bits(e.0), e.1, e.2)).collect();
+        let node_addrs: Vec<u128> =
+            reference.node_addresses(node).iter().filter(|a| ours(a)).map(|a| bits(*a)).collect();
+        let same_pod: Vec<Vec<u128>> = reference
+            .same_pod(node)
+            .iter()
+            .map(|pod| pod.iter().filter(|a| ours(a)).map(|a| bits(*a)).collect::<Vec<u128>>())
+            .filter(|pod| pod.len() > 1)
+            .collect();
+        let mut constants = artifact.addresses(family);
+        // The node and pods with several addresses are compared apart, so each such address is an atom of its own.
+        constants.sets.extend(node_addrs.iter().chain(same_pod.iter().flatten()).map(|&a| vec![a]));
+        let atoms = Atoms::new(family, &bound, &constants, &reference.constants().addrs[family as usize]);
+        let sizes = atoms.sizes();
+        let mut locals = Vec::new();
+        for &(addr, group, _) in bound.iter().filter(|b| b.2) {
+            let atom = atoms.atom(addr);
+            let mut apart: Vec<usize> = node_addrs.iter().map(|&a| atoms.atom(a)).collect();
+            apart.extend(same_pod.iter().filter(|p| p.contains(&addr)).flatten().map(|&a| atoms.atom(a)));
+            if sizes[atom] <= 1 {
+                apart.push(atom);
+            }
+            locals.push(Local { addr: family.addr(addr), group, apart });
+        }
+        let local_atoms = (0..atoms.len()).map(|i| (i, atoms.local(i))).collect();
+        FamilyProof {
+            reference,
+            family,
+            everyone: BitSet::full(atoms.len()),
+            cells: cells(reference.constants(), &artifact.ports(), family),
+            atoms,
+            locals,
+            expanded: HashMap::new(),
+            local_atoms,
+            proof: Proof::default(),
+        }
+    }
+
+    fn run(mut self, artifact: &mut dyn Artifact) -> Result<Proof, Box<Witness>> {
+        self.proof.local = self.locals.len() as u64;
+        self.proof.atoms = self.atoms.len() as u64;
+        self.proof.cells = self.cells.len() as u64;
+        artifact.begin(&self.atoms);
+        for cell in std::mem::take(&mut self.cells) {
+            self.cell(artifact, cell)?;
+        }
+        self.strangers(artifact)?;
+        self.other_packets(artifact)?;
+        Ok(self.proof)
+    }
+
+    /// All pairs of a local address and an atom, for one cell.
+    fn cell(&mut self, artifact: &mut dyn Artifact, cell: CellKey) -> Result<(), Box<Witness>> {
+        let local_groups: BTreeSet<usize> = self.locals.iter().map(|l| l.group).collect();
+        let egress: Vec<(usize, Option<Rc<Permitted>>)> = local_groups
+            .into_iter()
+            .map(|g| (g, self.reference.permits(g, Direction::Egress, cell.protocol, cell.port)))
+            .collect();
+        let mut atoms_of_group: HashMap<usize, Vec<usize>> = HashMap::new();
+        for atom in self.local_atoms.iter() {
+            if let Some(group) = self.atoms.group(atom) {
+                atoms_of_group.entry(group).or_default().push(atom);
+            }
+        }
+        for i in 0..self.locals.len() {
+            let group = self.locals[i].group;
+            let mut expected = self.expected(group, Direction::Ingress, cell);
+            // A source on this node has to pass its own egress here as well.
+            for (source, permitted) in &egress {
+                if permitted.as_ref().is_some_and(|p| !p.groups.contains(group)) {
+                    atoms_of_group.get(source).into_iter().flatten().for_each(|&a| expected.remove(a));
+                }
+            }
+            let actual = artifact.permitted(&self.atoms, self.locals[i].addr, Direction::Ingress, cell.protocol, cell.port);
+            self.compare(i, Direction::Ingress, cell, expected, actual)?;
+            // Pairs of two local addresses were compared just now.
+            let expected = self.expected(group, Direction::Egress, cell).minus(&self.local_atoms);
+            let actual = artifact.permitted(&self.atoms, self.locals[i].addr, Direction::Egress, cell.protocol, cell.port);
+            self.compare(i, Direction::Egress, cell, expected, actual.minus(&self.local_atoms))?;
+        }
+        Ok(())
+    }
+
+    fn expected(&mut self, group: usize, direction: Direction, cell: CellKey) -> BitSet {
+        let Some(permitted) = self.reference.permits(group, direction, cell.protocol, cell.port) else {
+            return self.everyone.clone();
+        };
+        let (atoms, family) = (&self.atoms, self.family);
+        let entry = self.expanded.entry(Rc::as_ptr(&permitted)).or_insert_with(|| {
+            let has = |i: usize| match atoms.group(i) {
+                Some(group) => permitted.groups.contains(group),
+                None => permitted.unbound.family(family).contains(atoms.representative(i)),
+            };
+            let bits = (0..atoms.len()).map(|i| (i, has(i))).collect();
+            (permitted.clone(), bits)
+        });
+        entry.1.clone()
+    }
+
+    fn compare(
+        &mut self,
+        local: usize,
+        direction: Direction,
+        cell: CellKey,
+        mut expected: BitSet,
+        mut actual: BitSet,
+    ) -> Result<(), Box<Witness>> {
+        let local = &self.locals[local];
+        for &atom in &local.apart {
+            expected.remove(atom);
+            actual.remove(atom);
+        }
+        self.proof.comparisons += self.atoms.len() as u64;
+        let Some(atom) = expected.first_difference(&actual) else { return Ok(()) };
+        let peer = self.family.addr(self.atoms.representative(atom));
+        let (src, dst) = match direction {
+            Direction::Ingress => (peer, local.addr),
+            Direction::Egress => (local.addr, peer),
+        };
+        let flow = Flow { src, dst, protocol: cell.protocol, port: cell.port };
+        Err(Box::new(Witness {
+            packet: Packet::opening(flow),
+            expected: Verdict::allow_if(expected.contains(atom)),
+            actual: Verdict::allow_if(actual.contains(atom)),
+        }))
+    }
+
+    fn judge(&mut self, artifact: &dyn Artifact, packet: Packet, expected: Verdict) -> Result<(), Box<Witness>> {
+        self.proof.packets += 1;
+        let actual = artifact.decide(&packet);
+        if actual == expected { Ok(()) } else { Err(Box::new(Witness { packet, expected, actual })) }
+    }
+
+    /// Packets that no pod of this node sends or gets always pass.
+    fn strangers(&mut self, artifact: &dyn Artifact) -> Result<(), Box<Witness>> {
+        let Some(outside) = (0..self.atoms.len()).find(|&i| self.atoms.group(i).is_none()) else { return Ok(()) };
+        let outside = self.family.addr(self.atoms.representative(outside));
+        for atom in 0..self.atoms.len() {
+            if self.atoms.local(atom) {
+                continue;
+            }
+            let addr = self.family.addr(self.atoms.representative(atom));
+            for (src, dst) in [(addr, outside), (outside, addr)] {
+                let flow = Flow { src, dst, protocol: Protocol::TCP, port: 80 };
+                self.judge(artifact, Packet::opening(flow), Verdict::Allow)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Replies, errors, packets that open nothing, spoofed packets, the pod itself.
+    fn other_packets(&mut self, artifact: &dyn Artifact) -> Result<(), Box<Witness>> {
+        let Some(outside) = (0..self.atoms.len()).find(|&i| self.atoms.group(i).is_none()) else { return Ok(()) };
+        let outside = self.family.addr(self.atoms.representative(outside));
+        let locals: Vec<(IpAddr, usize)> = self.locals.iter().map(|l| (l.addr, l.group)).collect();
+        for &(addr, group) in &locals {
+            let itself = Flow { src: addr, dst: addr, protocol: Protocol::TCP, port: 1 };
+            self.judge(artifact, Packet::opening(itself), Verdict::Allow)?;
+            for (src, dst) in [(addr, outside), (outside, addr)] {
+                let flow = Flow { src, dst, protocol: Protocol::TCP, port: 1 };
+                let packet = Packet::opening(flow);
+                for conn in [Conn::Established, Conn::Related] {
+                    self.judge(artifact, Packet { conn, opens: false, ..packet }, Verdict::Allow)?;
+                }
+                if let Some(isolated) = self.reference.isolated(group) {
+                    let expected = Verdict::allow_if(!isolated);
+                    self.judge(artifact, Packet { conn: Conn::Invalid, ..packet }, expected)?;
+                    self.judge(artifact, Packet { opens: false, ..packet }, expected)?;
+                }
+                self.judge(artifact, Packet { spoofed: true, ..packet }, Verdict::Deny)?;
+                if self.family == Family::V6 {
+                    let flow = Flow { protocol: Protocol::ICMPV6, port: 0, ..flow };
+                    let nd = Packet { neighbour_discovery: true, ..Packet::opening(flow) };
+                    self.judge(artifact, nd, Verdict::Allow)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One representative of every stretch of ports between all bounds, and the protocols without ports.
+fn cells(reference: &Bounds, artifact: &Bounds, family: Family) -> Vec<CellKey> {
+    let mut cells = Vec::new();
+    for transport in Transport::ALL {
+        let t = transport as usize;
+        let starts: BTreeSet<u16> = reference.ports[t].iter().chain(&artifact.ports[t]).copied().chain([0]).collect();
+        cells.extend(starts.into_iter().map(|port| CellKey { protocol: Protocol::Transport(transport), port }));
+    }
+    let icmp = match family {
+        Family::V4 => 1,
+        Family::V6 => 58,
+    };
+    let named = reference.protocols.iter().chain(&artifact.protocols).copied();
+    let others: BTreeSet<u8> = named.chain([icmp, 47]).collect();
+    let others = others.into_iter().map(Protocol::from_number).filter(|p| matches!(p, Protocol::Other(_)));
+    cells.extend(others.map(|protocol| CellKey { protocol, port: 0 }));
+    cells
+}

@@ -1,0 +1,48 @@
+//! What can go wrong, and the exit status that it leads to.
+
+use netpolc_bundle::BundleError;
+
+/// Why a command failed. Whatever it was, the rules that were in force are still in force.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each variant's message says what it is")]
+pub enum Error {
+    #[error("the bundle cannot be used: {0}")]
+    Bundle(#[from] BundleError),
+    #[error("the bundle is refused: {0}")]
+    Refused(String),
+    #[error("nft is not installed: looked for it in {0}")]
+    NoNft(String),
+    #[error("no permission to change the rules of this network namespace (needs CAP_NET_ADMIN): {0}")]
+    Permission(String),
+    #[error("nft refused; the rules in force are unchanged\n{0}")]
+    Nft(String),
+    #[error("{what}: {source}")]
+    Io { what: String, source: std::io::Error },
+    #[error("another netpol-loader holds the lock {0}")]
+    Busy(String),
+    #[error(
+        "after the transaction the kernel's rules are not the bundle's ({0}); the earlier rules were restored"
+    )]
+    Restored(String),
+    #[error("after the transaction the kernel's rules are not the bundle's: {0}")]
+    NotConfirmed(String),
+}
+
+impl Error {
+    /// 2: unusable input or circumstances; 3: this backend cannot; 70: our bug.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Bundle(_)
+            | Error::Refused(_)
+            | Error::Permission(_)
+            | Error::Io { .. }
+            | Error::Busy(_) => 2,
+            Error::NoNft(_) | Error::Nft(_) => 3,
+            Error::Restored(_) | Error::NotConfirmed(_) => 70,
+        }
+    }
+
+    pub(crate) fn io(what: impl Into<String>, source: impl Into<std::io::Error>) -> Error {
+        Error::Io { what: what.into(), source: source.into() }
+    }
+}

@@ -1,0 +1,201 @@
+//! The one door to the kernel. [`Nft`] is the real one; tests may stand another behind the trait.
+//!
+//! A script reaches nft as a file in memory, complete before nft starts. Through a pipe, a loader killed while writing
+//! would leave nft with the beginning of a script, and the beginning alone (flush, and nothing after it) is valid.
+
+use crate::Error;
+use crate::lock::Lock;
+use crate::routes::{self, Routes};
+use netpolc_bundle::limits;
+use netpolc_bundle::nft::{Family, TABLE};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, Write};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// How long nft may take. Loading 100,000 elements takes two seconds, a listing less.
+const TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Most bytes of a routing table that are read; a line of a host route has about 150.
+const ROUTES_BYTES: u64 = 256 << 20;
+
+/// Most bytes of nft's complaints that are kept.
+const STDERR_BYTES: u64 = 64 << 10;
+
+/// What the loader needs of a kernel.
+pub trait Kernel {
+    /// Waits until no other loader is at work here, and keeps others away from then on. The answer is a note, if there
+    /// is something to say.
+    ///
+    /// # Errors
+    /// If another loader does not finish.
+    fn lock(&mut self) -> Result<Option<String>, Error>;
+
+    /// The families that have a table of ours.
+    ///
+    /// # Errors
+    /// If nft cannot be run or may not look.
+    fn tables(&mut self) -> Result<BTreeSet<Family>, Error>;
+
+    /// Our table of a family as nft prints it.
+    ///
+    /// # Errors
+    /// If there is none, or if nft cannot be run.
+    fn list(&mut self, family: Family) -> Result<String, Error>;
+
+    /// Runs a script as one transaction: all of it takes effect at once, or nothing does.
+    ///
+    /// # Errors
+    /// If nft or the kernel refuses it; then nothing has changed.
+    fn run(&mut self, script: &str) -> Result<(), Error>;
+
+    /// The routes to single addresses.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    fn routes(&mut self) -> Result<Routes, Error>;
+}
+
+/// The kernel of the network namespace that this process lives in, through the program nft.
+#[derive(Debug)]
+pub struct Nft {
+    program: PathBuf,
+    lock: Option<Lock>,
+}
+
+impl Nft {
+    /// Looks for nft in `PATH` and where distributions install it.
+    ///
+    /// # Errors
+    /// [`Error::NoNft`].
+    pub fn new() -> Result<Nft, Error> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let mut dirs: Vec<PathBuf> = std::env::split_paths(&path).filter(|dir| dir.is_absolute()).collect();
+        dirs.extend(["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin"].map(PathBuf::from));
+        let program = dirs.iter().map(|dir| dir.join("nft")).find(|path| path.is_file());
+        let shown = || dirs.iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(":");
+        program.map(|program| Nft { program, lock: None }).ok_or_else(|| Error::NoNft(shown()))
+    }
+
+    /// Runs nft to its end; the answer is what it printed, at most [`limits::SCRIPT_BYTES`].
+    fn nft(&self, args: &[&str], stdin: Stdio, stdout: Stdio) -> Result<Vec<u8>, Error> {
+        let fail = |error: io::Error| Error::io(self.program.display().to_string(), error);
+        let mut command = Command::new(&self.program);
+        command.args(args).env_clear().stdin(stdin).stdout(stdout).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(fail)?;
+        let (sender, receiver) = mpsc::channel();
+        if let Some(pipe) = child.stdout.take() {
+            // One byte more than the limit, so that the parser sees that it is passed.
+            drain(pipe, limits::SCRIPT_BYTES + 1, true, &sender);
+        }
+        if let Some(pipe) = child.stderr.take() {
+            drain(pipe, STDERR_BYTES, false, &sender);
+        }
+        drop(sender);
+        let deadline = Instant::now() + TIMEOUT;
+        let (mut output, mut complaints) = (Vec::new(), Vec::new());
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match receiver.recv_timeout(left) {
+                Ok((true, bytes)) => output = bytes,
+                Ok((false, bytes)) => complaints = bytes,
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+                Err(mpsc::RecvTimeoutError::Timeout) => return Err(stop(&mut child)),
+            }
+        }
+        let status = child.wait().map_err(fail)?;
+        if status.success() {
+            return Ok(output);
+        }
+        Err(refusal(&String::from_utf8_lossy(&complaints), &status.to_string()))
+    }
+}
+
+/// Reads a pipe to its end in a thread of its own.
+fn drain(
+    pipe: impl Read + Send + 'static,
+    limit: u64,
+    is_output: bool,
+    sender: &mpsc::Sender<(bool, Vec<u8>)>,
+) {
+    let sender = sender.clone();
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = pipe.take(limit).read_to_end(&mut bytes);
+        // The receiver is gone after a timeout only.
+        let _ = sender.send((is_output, bytes));
+    });
+}
+
+fn stop(child: &mut Child) -> Error {
+    let _ = child.kill();
+    let _ = child.wait();
+    Error::Nft(format!("nft did not end within {} seconds", TIMEOUT.as_secs()))
+}
+
+fn refusal(complaints: &str, status: &str) -> Error {
+    let text = complaints.trim();
+    let text = if text.is_empty() { status } else { text };
+    let permission = ["Operation not permitted", "Permission denied", "must be root"];
+    if permission.iter().any(|phrase| text.contains(phrase)) {
+        return Error::Permission(text.to_owned());
+    }
+    Error::Nft(text.to_owned())
+}
+
+impl Kernel for Nft {
+    fn lock(&mut self) -> Result<Option<String>, Error> {
+        let lock = Lock::acquire()?;
+        let note = lock.note().map(str::to_owned);
+        self.lock = Some(lock);
+        Ok(note)
+    }
+
+    fn tables(&mut self) -> Result<BTreeSet<Family>, Error> {
+        let output = self.nft(&["list", "tables"], Stdio::null(), Stdio::piped())?;
+        let text = String::from_utf8_lossy(&output);
+        let has = |family: &Family| text.lines().any(|line| line.trim() == format!("table {family} {TABLE}"));
+        Ok([Family::Ip, Family::Ip6].into_iter().filter(has).collect())
+    }
+
+    fn list(&mut self, family: Family) -> Result<String, Error> {
+        // Protocols as numbers: their names are a matter of `/etc/protocols`.
+        let args = ["--numeric-protocol", "list", "table", &family.to_string(), TABLE];
+        let output = self.nft(&args, Stdio::null(), Stdio::piped())?;
+        Ok(String::from_utf8_lossy(&output).into_owned())
+    }
+
+    fn run(&mut self, script: &str) -> Result<(), Error> {
+        let memory = memfd_create(c"netpol-loader", MFdFlags::MFD_CLOEXEC);
+        let mut file = File::from(memory.map_err(|errno| Error::io("memfd_create", errno))?);
+        file.write_all(script.as_bytes())
+            .and_then(|()| file.rewind())
+            .map_err(|error| Error::io("memfd", error))?;
+        let stdout = self.lock.as_ref().map_or_else(Stdio::null, Lock::share);
+        self.nft(&["-f", "-"], Stdio::from(file), stdout).map(|_| ())
+    }
+
+    fn routes(&mut self) -> Result<Routes, Error> {
+        let mut routes = BTreeMap::new();
+        routes::read_ipv4(&read("/proc/thread-self/net/route")?, &mut routes);
+        routes::read_ipv6(&read("/proc/thread-self/net/ipv6_route")?, &mut routes);
+        Ok(routes)
+    }
+}
+
+/// Without the file there are no routes: the kernel is built without the family, or it is switched off.
+fn read(path: &str) -> Result<String, Error> {
+    let mut bytes = Vec::new();
+    match fs::File::open(path) {
+        Ok(file) => {
+            file.take(ROUTES_BYTES).read_to_end(&mut bytes).map_err(|error| Error::io(path, error))?
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(Error::io(path, error)),
+    };
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}

@@ -1,0 +1,21 @@
+//! The loader of netpolc: makes the kernel of one network namespace enforce a bundle.
+//!
+//! It has privileges, so it does little: it reads a bundle with [`netpolc_bundle`], looks at what is in force
+//! ([`observe`]), writes one transaction ([`plan`]) and lets nft run it ([`kernel`]). It keeps no memory: what it needs
+//! to know of its predecessors is in the kernel, so it may be killed at any instant and started again.
+//!
+//! What is absent: this crate knows no YAML, no policies and no IR, and of ours depends on `netpolc-bundle` alone. Only
+//! [`kernel`] and [`lock`] touch processes and system files.
+
+pub mod apply;
+pub mod compare;
+mod error;
+pub mod kernel;
+pub mod lock;
+pub mod observe;
+pub mod plan;
+pub mod remove;
+pub mod routes;
+pub mod status;
+
+pub use error::Error;

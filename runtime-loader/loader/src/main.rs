@@ -1,0 +1,112 @@
+//! The command line of the loader.
+
+use clap::{Parser, Subcommand, ValueEnum};
+use netpol_loader::kernel::Nft;
+use netpol_loader::{Error, apply, remove, status};
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Makes the kernel of this network namespace enforce a bundle that netpolc built.
+///
+/// Exit status: 0 fine; 1 nothing in force, or drifted; 2 unusable arguments, bundle or permissions; 3 the kernel or nft
+/// cannot do it; 70 a bug. On any failure the rules that were in force stay in force.
+#[derive(Debug, Parser)]
+#[command(name = "netpol-loader", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Bring a bundle into force, in one transaction; does nothing if it is in force already.
+    Apply {
+        /// The directory of the bundle for this node.
+        bundle_dir: PathBuf,
+        /// What enforces it.
+        #[arg(long, value_enum, default_value = "auto")]
+        backend: Backend,
+    },
+    /// Say what is in force, and whether another hand changed it.
+    Status {
+        /// For people or for programs.
+        #[arg(long, value_enum, default_value = "human")]
+        format: Format,
+        /// Compare with this bundle too, object by object.
+        #[arg(long, value_name = "BUNDLE_DIR")]
+        bundle: Option<PathBuf>,
+    },
+    /// Take out everything of ours, and nothing else.
+    Remove,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Backend {
+    /// The best that this kernel and the bundle have; today that is nftables.
+    Auto,
+    /// nftables.
+    Nftables,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Human,
+    Json,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // The message of a panic is on standard error already.
+    let result = std::panic::catch_unwind(|| run(cli.command)).unwrap_or(Ok(70));
+    ExitCode::from(result.unwrap_or_else(|error| {
+        say(&format!("error: {error}"));
+        error.exit_code()
+    }))
+}
+
+fn run(command: Command) -> Result<u8, Error> {
+    let mut kernel = Nft::new()?;
+    match command {
+        Command::Apply { bundle_dir, backend: Backend::Auto | Backend::Nftables } => {
+            let report = apply::apply(&mut kernel, &bundle_dir)?;
+            report.notes.iter().for_each(|note| say(&format!("note: {note}")));
+            answer(&format!("{report}\n"))?;
+        }
+        Command::Status { format, bundle } => {
+            let status = status::status(&mut kernel, bundle.as_deref())?;
+            answer(&match format {
+                Format::Human => status.to_string(),
+                Format::Json => json(&status)?,
+            })?;
+            return Ok(u8::from(!status.in_force));
+        }
+        Command::Remove => {
+            let tables = remove::remove(&mut kernel)?;
+            let shown: Vec<String> = tables.iter().map(|family| format!("table {family} netpolc")).collect();
+            answer(&match shown.as_slice() {
+                [] => "unchanged: there is no table of netpolc\n".to_owned(),
+                names => format!("removed: {}\n", names.join(", ")),
+            })?;
+        }
+    }
+    Ok(0)
+}
+
+fn json(status: &status::Status) -> Result<String, Error> {
+    let text = serde_json::to_string_pretty(status).map_err(|error| write_error(error.into()))?;
+    Ok(text + "\n")
+}
+
+fn write_error(source: std::io::Error) -> Error {
+    Error::Io { what: "standard output".into(), source }
+}
+
+fn answer(text: &str) -> Result<(), Error> {
+    std::io::stdout().write_all(text.as_bytes()).map_err(write_error)
+}
+
+/// To people. If standard error is gone, there is no one to tell.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "netpol-loader: {line}");
+}

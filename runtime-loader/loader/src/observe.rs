@@ -1,0 +1,164 @@
+//! What is in the kernel now.
+//!
+//! A listing goes through the parser of scripts. A listing that the parser refuses shows that another hand was at our
+//! table; then only the names of its objects are taken, by looking at lines.
+
+use crate::Error;
+use crate::kernel::Kernel;
+use netpolc_bundle::nft::{self, Elements, Family, Key, PODIF, ParseError, Ruleset, Table, Version};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Our tables in the kernel.
+#[derive(Debug, Clone, Default)]
+pub struct Observed {
+    /// By family.
+    pub tables: BTreeMap<Family, View>,
+}
+
+/// One table in the kernel.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// The listing.
+    pub text: String,
+    /// What it says.
+    pub table: Result<Table, ParseError>,
+    /// The names of its objects.
+    pub names: Names,
+}
+
+/// Names of objects.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[expect(missing_docs, reason = "the fields' names say it")]
+pub struct Names {
+    pub chains: BTreeSet<String>,
+    pub sets: BTreeSet<String>,
+    pub maps: BTreeSet<String>,
+}
+
+impl Names {
+    /// The names in a table.
+    pub fn of(table: &Table) -> Names {
+        let named = |map: bool| {
+            table.sets.iter().filter(move |(_, set)| set.map == map).map(|(name, _)| name.clone())
+        };
+        Names {
+            chains: table.chains.keys().cloned().collect(),
+            sets: named(false).collect(),
+            maps: named(true).collect(),
+        }
+    }
+
+    /// The names in a listing that the parser refuses. Names that could not be written back are left out.
+    fn scan(text: &str) -> Names {
+        let mut names = Names::default();
+        for line in text.lines() {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let [kind, name, "{", ..] = words.as_slice() else { continue };
+            let safe = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+            if !name.bytes().all(safe) || !name.starts_with(|c: char| c.is_ascii_alphabetic()) {
+                continue;
+            }
+            match *kind {
+                "chain" => names.chains.insert((*name).to_owned()),
+                "set" => names.sets.insert((*name).to_owned()),
+                "map" => names.maps.insert((*name).to_owned()),
+                _ => false,
+            };
+        }
+        names
+    }
+}
+
+impl View {
+    fn new(family: Family, text: String) -> View {
+        let table = nft::parse(&text).map(|mut ruleset| ruleset.tables.remove(&family).unwrap_or_default());
+        let names = table.as_ref().map_or_else(|_| Names::scan(&text), Names::of);
+        View { text, table, names }
+    }
+
+    /// The interfaces in the set of pods' interfaces; `None` if there is no such set or it is not known.
+    pub fn interfaces(&self) -> Option<BTreeSet<String>> {
+        let set = self.table.as_ref().ok()?.sets.get(PODIF)?;
+        let Elements::General(elements) = &set.elements else { return None };
+        let names = elements.keys().filter_map(|key| match key.as_slice() {
+            [Key::Ifname(name)] => Some(name.clone()),
+            _ => None,
+        });
+        Some(names.collect())
+    }
+}
+
+/// Looks at the kernel.
+///
+/// # Errors
+/// If nft cannot be run or may not look.
+pub fn observe(kernel: &mut dyn Kernel) -> Result<Observed, Error> {
+    let mut observed = Observed::default();
+    for family in kernel.tables()? {
+        let text = kernel.list(family)?;
+        observed.tables.insert(family, View::new(family, text));
+    }
+    Ok(observed)
+}
+
+impl Observed {
+    /// All tables, if the listings could be read.
+    pub fn ruleset(&self) -> Option<Ruleset> {
+        let tables =
+            self.tables.iter().map(|(family, view)| Some((*family, view.table.as_ref().ok()?.clone())));
+        Some(Ruleset { tables: tables.collect::<Option<_>>()? })
+    }
+
+    /// Why this is not wholly and only the version that its markers say; empty if it is. Leftovers of earlier versions
+    /// that no packet can meet do not count.
+    pub fn drift(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        let mut claimed = BTreeSet::new();
+        for (family, view) in &self.tables {
+            match &view.table {
+                Err(error) => reasons.push(format!("table {family}: changed by another hand ({error})")),
+                Ok(table) => {
+                    let markers = nft::markers(table);
+                    if markers.len() != 1 {
+                        reasons
+                            .push(format!("table {family}: {} markers of a version, not one", markers.len()));
+                    }
+                    claimed.extend(markers);
+                }
+            }
+        }
+        let Some(ruleset) = self.ruleset() else { return reasons };
+        if claimed.len() > 1 {
+            reasons.push("the tables' markers name different versions".into());
+        }
+        let version = nft::digest(&ruleset);
+        if !claimed.is_empty() && !claimed.contains(&version) {
+            let claimed: Vec<String> = claimed.iter().map(Version::to_string).collect();
+            reasons.push(format!("the rules are version {version}, the markers say {}", claimed.join(", ")));
+        }
+        reasons
+    }
+
+    /// The version in force, if there is one and nothing has drifted.
+    pub fn in_force(&self) -> Option<Version> {
+        if self.tables.is_empty() || !self.drift().is_empty() {
+            return None;
+        }
+        self.ruleset().map(|ruleset| nft::digest(&ruleset))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_a_listing_that_does_not_parse() {
+        let text = "table ip netpolc {\n\tcounter c {\n\t\tpackets 0 bytes 0\n\t}\n\tset a_1 {\n\t\ttype mark\n\t}\n\
+            \tmap b_2 {\n\t}\n\tchain forward {\n\t\tcomment \"chain x\"\n\t}\n\tchain $(evil) {\n\t}\n}\n";
+        let view = View::new(Family::Ip, text.into());
+        assert_eq!(view.table.as_ref().unwrap_err().line, 2);
+        let of = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+        assert_eq!(view.names, Names { chains: of(&["forward"]), sets: of(&["a_1"]), maps: of(&["b_2"]) });
+    }
+}

@@ -1,0 +1,164 @@
+//! The transactions.
+//!
+//! A switch of versions is one transaction of the kernel: the script flushes the table's rules and adds its own. The
+//! kernel keeps two generations of rules; a packet reads which one is current when it enters the hook, and follows the
+//! rules of that generation to its end (`nft_do_chain`, `net/netfilter/nf_tables_core.c`). Not so with sets: an element
+//! is looked up in the generation that is current at that moment. So a packet in flight during the switch follows old
+//! rules, and must find the old sets whole. They are: names of chains and sets carry a hash of their content, so those
+//! of the old version and of the new live side by side, and what really changes is the one rule in the base chain.
+//!
+//! What only the old version used is deleted in a second transaction, after the switch: maps first, since their elements
+//! hold chains, then chains, then sets. If that fails, garbage stays that no packet meets, and the next run takes it
+//! out.
+//!
+//! If another hand has left objects that cannot be mended in place (a set of our name with another type, an object of a
+//! kind that we do not know), the table is deleted and made anew, still in one transaction. That may drop some packets
+//! that are in flight, but never lets one pass.
+
+use crate::observe::{Names, Observed, View};
+use netpolc_bundle::nft::{Family, MARKER_PREFIX, PODIF, Ruleset, TABLE, Table};
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+/// What is wanted.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "the fields' names say it")]
+pub struct Goal<'a> {
+    pub script: &'a str,
+    pub ruleset: &'a Ruleset,
+    pub interfaces: &'a BTreeSet<String>,
+}
+
+/// Appends a line. Writing into a string cannot fail.
+macro_rules! line {
+    ($text:expr, $($arg:tt)*) => {{ let _ = writeln!($text, $($arg)*); }};
+}
+
+/// The switch to the goal's version beside what is in force.
+pub fn switch(goal: &Goal<'_>, seen: &Observed) -> String {
+    let mut text = String::new();
+    for (family, view) in &seen.tables {
+        match goal.ruleset.tables.get(family) {
+            None => line!(text, "flush table {family} {TABLE}"),
+            Some(table) => flush_changed(&mut text, *family, table, view),
+        }
+    }
+    text.push_str(goal.script);
+    text.push('\n');
+    for (family, view) in &seen.tables {
+        let Some(table) = goal.ruleset.tables.get(family) else { continue };
+        for name in view.names.chains.iter().filter(|name| is_old_marker(name, table)) {
+            line!(text, "delete chain {family} {TABLE} {name}");
+        }
+    }
+    text.push_str(&interfaces(goal, seen));
+    text
+}
+
+fn is_old_marker(name: &str, table: &Table) -> bool {
+    name.starts_with(MARKER_PREFIX) && !table.chains.contains_key(name)
+}
+
+/// Empties the sets and maps that have other elements than the script will give them; it fills them again.
+fn flush_changed(text: &mut String, family: Family, table: &Table, view: &View) {
+    for (name, set) in &table.sets {
+        let there = view.names.sets.contains(name) || view.names.maps.contains(name);
+        let seen = view.table.as_ref().ok().and_then(|table| table.sets.get(name));
+        let same = seen.is_some_and(|seen| name == PODIF || seen.elements == set.elements);
+        if there && !same {
+            line!(text, "flush {} {family} {TABLE} {name}", if set.map { "map" } else { "set" });
+        }
+    }
+}
+
+/// What brings the sets of pods' interfaces from what is seen to the goal; empty if they are as they should be.
+pub fn interfaces(goal: &Goal<'_>, seen: &Observed) -> String {
+    let mut text = String::new();
+    for (family, table) in &goal.ruleset.tables {
+        if !table.sets.contains_key(PODIF) {
+            continue;
+        }
+        let old = seen.tables.get(family).and_then(View::interfaces).unwrap_or_default();
+        let stale: Vec<&String> = old.difference(goal.interfaces).collect();
+        let missing: Vec<&String> = goal.interfaces.difference(&old).collect();
+        for (verb, names) in [("delete", stale), ("add", missing)] {
+            if !names.is_empty() {
+                let names: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
+                line!(text, "{verb} element {family} {TABLE} {PODIF} {{ {} }}", names.join(", "));
+            }
+        }
+    }
+    text
+}
+
+/// Whether something of a name that the script uses is in the way: of another type, or no longer what it was made as.
+pub fn conflict(goal: &Goal<'_>, seen: &Observed) -> bool {
+    goal.ruleset.tables.iter().any(|(family, table)| {
+        let Some(Ok(seen)) = seen.tables.get(family).map(|view| view.table.as_ref()) else { return false };
+        let sets = table.sets.iter().any(|(name, set)| {
+            let other = |seen: &netpolc_bundle::nft::Set| {
+                (&seen.key, seen.map, seen.interval) != (&set.key, set.map, set.interval)
+            };
+            seen.sets.get(name).is_some_and(other)
+        });
+        let chains = table
+            .chains
+            .iter()
+            .any(|(name, chain)| seen.chains.get(name).is_some_and(|seen| seen.hook != chain.hook));
+        sets || chains
+    })
+}
+
+/// The goal's version in tables made anew.
+pub fn rebuild(goal: &Goal<'_>, seen: &Observed) -> String {
+    let mut text = remove(seen.tables.keys());
+    text.push_str(goal.script);
+    text.push('\n');
+    text.push_str(&interfaces(goal, &Observed::default()));
+    text
+}
+
+/// Back to what was seen before, in tables made anew.
+pub fn restore(before: &Observed, now: &Observed) -> String {
+    let mut text = remove(now.tables.keys());
+    for view in before.tables.values() {
+        text.push_str(&view.text);
+        text.push('\n');
+    }
+    text
+}
+
+/// Our tables of these families, and nothing else.
+pub fn remove<'a>(families: impl Iterator<Item = &'a Family>) -> String {
+    let mut text = String::new();
+    for family in families {
+        line!(text, "delete table {family} {TABLE}");
+    }
+    text
+}
+
+/// Deletes what the goal does not have; empty if there is nothing.
+pub fn clean(goal: &Ruleset, seen: &Observed) -> String {
+    let mut text = String::new();
+    for (family, view) in &seen.tables {
+        let Some(table) = goal.tables.get(family) else {
+            line!(text, "delete table {family} {TABLE}");
+            continue;
+        };
+        let keep = Names::of(table);
+        let old: Vec<&String> = view.names.chains.difference(&keep.chains).collect();
+        for name in &old {
+            line!(text, "flush chain {family} {TABLE} {name}");
+        }
+        for name in view.names.maps.difference(&keep.maps) {
+            line!(text, "delete map {family} {TABLE} {name}");
+        }
+        for name in &old {
+            line!(text, "delete chain {family} {TABLE} {name}");
+        }
+        for name in view.names.sets.difference(&keep.sets) {
+            line!(text, "delete set {family} {TABLE} {name}");
+        }
+    }
+    text
+}

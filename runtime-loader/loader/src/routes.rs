@@ -1,0 +1,140 @@
+//! Which interface leads to a pod: the node's routes to single addresses.
+//!
+//! CNI plugins of the routed kind (ptp, kindnet, Calico's) give each pod a host route to its veth. Bridges do not; there
+//! the set of interfaces stays empty.
+
+use netpolc_bundle::{Bindings, nft};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The interfaces that the routes to an address name.
+pub type Routes = BTreeMap<IpAddr, BTreeSet<String>>;
+
+// `include/uapi/linux/route.h` and `include/uapi/linux/ipv6_route.h`.
+const RTF_UP: u32 = 0x0001;
+const RTF_GATEWAY: u32 = 0x0002;
+const RTF_REJECT: u32 = 0x0200;
+const RTF_ANYCAST: u32 = 0x0010_0000;
+const RTF_LOCAL: u32 = 0x8000_0000;
+
+/// Whether a route with these flags leads to a neighbour on its interface.
+fn direct(flags: u32) -> bool {
+    flags & RTF_UP != 0 && flags & (RTF_GATEWAY | RTF_REJECT | RTF_ANYCAST | RTF_LOCAL) == 0
+}
+
+/// Reads `/proc/net/route`: a heading, then interface, destination, gateway, flags, three figures, mask. Addresses are
+/// the bytes of the header printed as one number of the machine's byte order (`fib_route_seq_show` in
+/// `net/ipv4/fib_trie.c`). Lines that are not understood are passed over.
+pub fn read_ipv4(text: &str, routes: &mut Routes) {
+    for line in text.lines().skip(1) {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [ifname, destination, _, flags, _, _, _, mask, ..] = fields.as_slice() else { continue };
+        let hex = |digits: &str| u32::from_str_radix(digits, 16).ok();
+        let (Some(destination), Some(flags), Some(u32::MAX)) = (hex(destination), hex(flags), hex(mask))
+        else {
+            continue;
+        };
+        if direct(flags) {
+            let addr = IpAddr::V4(Ipv4Addr::from(destination.to_ne_bytes()));
+            routes.entry(addr).or_default().insert((*ifname).to_owned());
+        }
+    }
+}
+
+/// Reads `/proc/net/ipv6_route`: destination, its length in hexadecimal, source, its length, gateway, metric, two
+/// figures, flags, interface (`ipv6_route_native_seq_show` in `net/ipv6/ip6_fib.c`).
+pub fn read_ipv6(text: &str, routes: &mut Routes) {
+    for line in text.lines() {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [destination, "80", _, "00", _, _, _, _, flags, ifname] = fields.as_slice() else { continue };
+        let (Ok(addr), Ok(flags)) = (u128::from_str_radix(destination, 16), u32::from_str_radix(flags, 16))
+        else {
+            continue;
+        };
+        if direct(flags) && *ifname != "lo" {
+            routes.entry(IpAddr::V6(Ipv6Addr::from(addr))).or_default().insert((*ifname).to_owned());
+        }
+    }
+}
+
+/// The interfaces of the node's pods, and notes on what is missing.
+pub fn local_interfaces(bindings: &Bindings, routes: &Routes) -> (BTreeSet<String>, Vec<String>) {
+    let mut found = BTreeSet::new();
+    let mut notes = Vec::new();
+    let mut without = Vec::new();
+    for pod in &bindings.pods {
+        let names: BTreeSet<&String> =
+            pod.addresses.iter().filter_map(|addr| routes.get(addr)).flatten().collect();
+        if names.is_empty() && !pod.addresses.is_empty() {
+            without.push(pod.name.as_str());
+        }
+        for name in names {
+            if nft::is_ifname(name) {
+                found.insert(name.clone());
+            } else {
+                notes.push(format!("interface {name:?} of {} has a name that nft cannot hold", pod.name));
+            }
+        }
+    }
+    if let Some(first) = without.first() {
+        notes.push(format!(
+            "{} of {} local pods have no host route, so their interface is not known ({first}{})",
+            without.len(),
+            bindings.pods.len(),
+            if without.len() > 1 { ", ..." } else { "" }
+        ));
+    }
+    (found, notes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netpolc_bundle::LocalPod;
+
+    /// The texts are what a little-endian machine prints.
+    #[cfg(target_endian = "little")]
+    #[test]
+    fn host_routes_without_gateway() {
+        let v4 = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n\
+            eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
+            veth1\t0100000A\t00000000\t0005\t0\t0\t0\tFFFFFFFF\t0\t0\t0\n\
+            eth0\t0200000A\t010200C0\t0007\t0\t0\t0\tFFFFFFFF\t0\t0\t0\n\
+            *\t0300000A\t00000000\t0205\t0\t0\t0\tFFFFFFFF\t0\t0\t0\n\
+            eth0\t0000000A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n\
+            nonsense\n";
+        let mut routes = Routes::new();
+        read_ipv4(v4, &mut routes);
+        let zero = "00000000000000000000000000000000";
+        let v6 = format!(
+            "fd000000000000000000000000000001 80 {zero} 00 {zero} 00000400 1 0 00000001    veth1\n\
+             fd000000000000000000000000000002 80 {zero} 00 {zero} 0 3 0 80200001     eth0\n\
+             fd000000000000000000000000000003 80 {zero} 00 fd000000000000000000000000000009 0 3 0 00000003     eth0\n\
+             fd000000000000000000000000000000 40 {zero} 00 {zero} 100 1 0 00000001     eth0\n"
+        );
+        read_ipv6(&v6, &mut routes);
+        let shown: Vec<String> = routes.iter().map(|(addr, names)| format!("{addr} {names:?}")).collect();
+        assert_eq!(shown, ["10.0.0.1 {\"veth1\"}", "fd00::1 {\"veth1\"}"]);
+    }
+
+    #[test]
+    fn interfaces_of_local_pods_alone() {
+        let addr = |text: &str| text.parse::<IpAddr>().unwrap();
+        let pod = |name: &str, address: &str| LocalPod { name: name.into(), addresses: vec![addr(address)] };
+        let bindings =
+            Bindings { pods: vec![pod("a/a", "10.0.0.1"), pod("a/b", "10.0.0.2"), pod("a/c", "10.0.0.3")] };
+        let via = |name: &str| BTreeSet::from([name.to_owned()]);
+        let routes = Routes::from([
+            (addr("10.0.0.1"), via("veth1")),
+            (addr("10.0.0.3"), via("veth*")),
+            (addr("10.0.0.4"), via("veth4")),
+        ]);
+        let (found, notes) = local_interfaces(&bindings, &routes);
+        assert_eq!(found, via("veth1"));
+        assert_eq!(notes.len(), 2, "{notes:?}");
+        assert!(
+            notes[0].contains("veth*") && notes[1].contains("1 of 3") && notes[1].contains("a/b"),
+            "{notes:?}"
+        );
+    }
+}

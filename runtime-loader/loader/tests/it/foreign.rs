@@ -1,0 +1,86 @@
+//! Rules of others stay as they are, byte for byte.
+
+use crate::common::{Netns, a, b, bundle, c};
+
+const OTHERS: &str = r#"
+table ip kube-proxy {
+	comment "rules for kube-proxy"
+	map service-ips {
+		type ipv4_addr . inet_proto . inet_service : verdict
+		elements = { 10.96.0.10 . tcp . 53 : goto svc-a }
+	}
+	set podif {
+		type ipv4_addr
+		elements = { 10.0.0.1 }
+	}
+	chain svc-a {
+		counter packets 7 bytes 420 accept
+	}
+	chain forward {
+		type filter hook forward priority filter - 110; policy accept;
+		ct state new counter packets 0 bytes 0 jump svc-a
+	}
+}
+table ip6 kube-proxy {
+	chain forward {
+		type filter hook forward priority filter - 10; policy accept;
+	}
+}
+table inet netpolc {
+	chain forward {
+		type filter hook forward priority filter - 10; policy accept;
+	}
+}
+table bridge netpolc {
+	set s {
+		type mark
+	}
+}
+table ip netpolc2 {
+	chain version_0123456789abcdef {
+		drop
+	}
+}
+"#;
+
+/// The listing without our two tables. A table's block ends with a brace at the beginning of a line.
+fn others(netns: &Netns) -> String {
+    let mut kept = String::new();
+    let mut ours = false;
+    for line in netns.sh("nft -a list ruleset").lines() {
+        ours = ours && !line.starts_with("table ");
+        ours |= ["table ip netpolc {", "table ip6 netpolc {"].iter().any(|head| line.starts_with(head));
+        if !ours {
+            kept += line;
+            kept += "\n";
+        }
+        ours &= line != "}";
+    }
+    kept
+}
+
+#[test]
+fn tables_of_others() {
+    let netns = Netns::new();
+    netns.nft(OTHERS);
+    netns.sh(
+        "iptables-nft -A FORWARD -s 10.1.0.0/16 -m conntrack --ctstate NEW -j DROP -m comment --comment x",
+    );
+    netns.sh("ip6tables-nft -t nat -A POSTROUTING -j MASQUERADE");
+    let before = others(&netns);
+    assert!(
+        before.contains("table ip filter")
+            && before.contains("table inet netpolc")
+            && before.contains("bridge")
+    );
+    for script in [a(), b(), c()] {
+        netns.apply(&bundle(&script), "applied");
+        assert_eq!(others(&netns), before);
+    }
+    // The ways that repair things too.
+    netns.sh("nft add counter ip netpolc handmade");
+    netns.apply(&bundle(&c()), "repaired");
+    assert_eq!(others(&netns), before);
+    netns.load(&["remove"], 0);
+    assert_eq!(netns.sh("nft -a list ruleset"), before);
+}

@@ -1,0 +1,8 @@
+//! The loader on the real kernel: each test has a network namespace of its own. Needs root, nft and ip.
+#![expect(clippy::panic, clippy::unwrap_used, reason = "tests")]
+
+mod apply;
+mod common;
+mod disturbed;
+mod fake;
+mod foreign;
