@@ -26,7 +26,8 @@ struct Cache {
     isolating: HashMap<(usize, Direction), Rc<Vec<usize>>>,
     rules: HashMap<(Direction, RuleKey), Rc<Permitted>>,
     unions: HashMap<(Direction, Vec<RuleKey>), Rc<Permitted>>,
-    tiered: HashMap<(usize, Direction, Protocol, u16), Rc<Permitted>>,
+    /// Whole answers, for each group, direction, protocol and port that was asked about.
+    answers: HashMap<(usize, Direction, Protocol, u16), Option<Rc<Permitted>>>,
 }
 
 /// The model, prepared for questions about sets of peers.
@@ -166,10 +167,6 @@ impl<'m> SetReference<'m> {
 
     /// With tiers: one question to the model for every group and every stretch of addresses.
     fn tiered(&self, group: usize, direction: Direction, protocol: Protocol, port: u16) -> Rc<Permitted> {
-        let key = (group, direction, protocol, port);
-        if let Some(found) = self.cache.borrow().tiered.get(&key) {
-            return found.clone();
-        }
         let subject = self.grouping.groups[group].pod;
         let asks = |peer: IpAddr| self.model.permits(subject, direction, peer, protocol, port);
         // An address for each group, other than the subject's own where there is a choice; groups are uniform.
@@ -193,9 +190,7 @@ impl<'m> SetReference<'m> {
                 Family::V6 => unbound.v6 = Ranges::new(ranges),
             }
         }
-        let found = Rc::new(Permitted { groups, unbound });
-        self.cache.borrow_mut().tiered.insert(key, found.clone());
-        found
+        Rc::new(Permitted { groups, unbound })
     }
 
     fn under_tiers(&self, group: usize) -> bool {
@@ -235,13 +230,19 @@ impl Reference for SetReference<'_> {
     }
 
     fn permits(&self, group: usize, direction: Direction, protocol: Protocol, port: u16) -> Option<Rc<Permitted>> {
-        if !self.model.cluster_policies.is_empty() && self.under_tiers(group) {
-            return Some(self.tiered(group, direction, protocol, port));
+        let key = (group, direction, protocol, port);
+        if let Some(known) = self.cache.borrow().answers.get(&key) {
+            return known.clone();
         }
-        if self.isolating(group, direction).is_empty() {
-            return None;
-        }
-        Some(self.union(direction, self.matching(group, direction, protocol, port)))
+        let answer = if !self.model.cluster_policies.is_empty() && self.under_tiers(group) {
+            Some(self.tiered(group, direction, protocol, port))
+        } else if self.isolating(group, direction).is_empty() {
+            None
+        } else {
+            Some(self.union(direction, self.matching(group, direction, protocol, port)))
+        };
+        self.cache.borrow_mut().answers.insert(key, answer.clone());
+        answer
     }
 
     fn isolated(&self, group: usize) -> Option<bool> {

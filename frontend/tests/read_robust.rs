@@ -38,7 +38,10 @@ impl Random {
 #[test]
 fn the_samples_are_read() {
     let (yaml, text) = read_named("a.yaml", SAMPLE);
-    assert_eq!((yaml.objects.policies.len(), yaml.objects.pods.len(), yaml.objects.cluster_policies.len()), (1, 1, 1));
+    assert_eq!(
+        (yaml.objects.policies.len(), yaml.objects.pods.len(), yaml.objects.cluster_policies.len()),
+        (1, 1, 1)
+    );
     assert_eq!(yaml.diagnostics.len(), 1, "{text}");
     let (json, text) = read_named("a.json", SAMPLE_JSON);
     assert_eq!(json.objects.pods.len(), 1, "{text}");
@@ -57,8 +60,9 @@ fn every_truncation_is_survived() {
 fn mutations_are_survived() {
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let tokens: &[&str] = &[
-        "{", "}", "[", "]", ":", ": ", "- ", ",", "\n", "\t", "'", "\"", "&a ", "*a", "!!int ", "!", "|", ">", "? ", "#", "%",
-        "---\n", "...\n", "<<: ", "~", "\u{feff}", "\u{2028}", "é", "\\", "\u{0}", "0x", "1e9", "  ", "\r", "@", "`",
+        "{", "}", "[", "]", ":", ": ", "- ", ",", "\n", "\t", "'", "\"", "&a ", "*a", "!!int ", "!", "|",
+        ">", "? ", "#", "%", "---\n", "...\n", "<<: ", "~", "\u{feff}", "\u{2028}", "é", "\\", "\u{0}", "0x",
+        "1e9", "  ", "\r", "@", "`",
     ];
     for round in 0..6000 {
         let (name, sample) = if round % 4 == 0 { ("a.json", SAMPLE_JSON) } else { ("a.yaml", SAMPLE) };
@@ -88,6 +92,16 @@ fn mutations_are_survived() {
 }
 
 #[test]
+fn a_place_in_trailing_space_is_shown() {
+    let (_, text) = read_named("a.yaml", "a  \n\tb: c\n");
+    assert!(text.contains("E0003") || text.contains("E0010"), "{text}");
+    let (_, text) = read_named("a.yaml", "apiVersion: v1\nkind: Pod\nmetadata: [ \n \n]");
+    assert!(text.contains("E0013"), "{text}");
+    let (_, text) = read_named("a.yaml", "a:\n  b: [\n{\n".repeat(2000));
+    assert!(text.contains("E0003"), "{text}");
+}
+
+#[test]
 fn depth_is_refused_soon() {
     let head = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\nspec: ";
     for open in ["{a: ", "[", "{? ", "[? ", "- ", "!!x [", "&a ["] {
@@ -108,7 +122,10 @@ fn bombs_are_refused_soon() {
     let mut maps = "b0: &b0 {k: v}\n".to_string();
     for i in 1..12 {
         bomb += &format!("a{i}: &a{i} [{}]\n", vec![format!("*a{}", i - 1); 10].join(","));
-        maps += &format!("b{i}: &b{i} {{{}}}\n", (0..9).map(|k| format!("k{k}: *b{}", i - 1)).collect::<Vec<_>>().join(","));
+        maps += &format!(
+            "b{i}: &b{i} {{{}}}\n",
+            (0..9).map(|k| format!("k{k}: *b{}", i - 1)).collect::<Vec<_>>().join(",")
+        );
     }
     refused("a.yaml", bomb, "E0007");
     refused("a.yaml", maps, "E0007");
@@ -116,42 +133,58 @@ fn bombs_are_refused_soon() {
     refused("a.yaml", long, "E0007");
     refused("a.yaml", "a: &a {b: *a}", "E0007");
     refused("a.yaml", "a: *b", "E0003");
-    let merges = format!("m: &m {{{}}}\nn: {{{}}}", (0..500).map(|k| format!("k{k}: v")).collect::<Vec<_>>().join(","), vec!["<<: *m"; 500].join(","));
+    let merges = format!(
+        "m: &m {{{}}}\nn: {{{}}}",
+        (0..500).map(|k| format!("k{k}: v")).collect::<Vec<_>>().join(","),
+        vec!["<<: *m"; 500].join(",")
+    );
     refused("a.yaml", merges, "E0007");
 }
 
 #[test]
 fn many_errors_stay_readable() {
     let peers: String = (0..20_000).map(|i| format!("    - ipBlock: {{cidr: 10.0.0.{i}/33}}\n")).collect();
-    let text = format!("apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p}}\nspec:\n  ingress:\n  - from:\n{peers}");
+    let text = format!(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p}}\nspec:\n  ingress:\n  - from:\n{peers}"
+    );
     refused("a.yaml", text, "E0014");
     let documents = "a: b\n---\n".repeat(5000);
     let (read, text) = read_named("a.yaml", documents);
     assert_eq!(read.diagnostics.len(), 10_000);
     assert!(text.contains("... and 9800 more"));
-    let long = format!("apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: {}}}", "n".repeat(1_000_000));
+    let long = format!(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: {}}}",
+        "n".repeat(1_000_000)
+    );
     refused("a.yaml", long, "E0021");
-    let duplicates = format!("apiVersion: v1\nkind: Pod\nmetadata: {{labels: {{{}}}}}", "a: b,".repeat(50_000));
+    let duplicates =
+        format!("apiVersion: v1\nkind: Pod\nmetadata: {{labels: {{{}}}}}", "a: b,".repeat(50_000));
     refused("a.yaml", duplicates, "E0005");
 }
 
 #[test]
 fn threads_do_not_change_the_result() {
     let document = |i: usize| {
-        let bad = if i % 97 == 0 { "podSelecter" } else { "podSelector" };
-        format!("apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p{i}}}\nspec: {{{bad}: {{}}}}\n---\n")
+        let bad = if i.is_multiple_of(97) { "podSelecter" } else { "podSelector" };
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p{i}}}\nspec: {{{bad}: {{}}}}\n---\n"
+        )
     };
     let documents: Vec<String> = (0..10_000).map(document).collect();
     let (together, _) = read_named("a.yaml", documents.concat());
     let names: Vec<&str> = together.objects.policies.iter().map(|p| p.name.as_str()).collect();
-    let expect: Vec<String> = (0..10_000).filter(|i| i % 97 != 0).map(|i| format!("p{i}")).collect();
+    let expect: Vec<String> =
+        (0..10_000usize).filter(|i| !i.is_multiple_of(97)).map(|i| format!("p{i}")).collect();
     assert_eq!(names, expect);
     assert_eq!(together.diagnostics.len(), 10_000usize.div_ceil(97));
 }
 
 #[test]
 fn no_control_character_reaches_the_output() {
-    let (_, text) = read_named("a\u{1b}[2J.yaml", "apiVersion: v1\nkind: \"\\e[31mPod\"\nmetadata: 1\n---\nkind: \"a\\nb\"");
+    let (_, text) = read_named(
+        "a\u{1b}[2J.yaml",
+        "apiVersion: v1\nkind: \"\\e[31mPod\"\nmetadata: 1\n---\nkind: \"a\\nb\"",
+    );
     let plain = {
         let mut sources = Sources::default();
         sources.add("a\u{1b}[2J\u{202e}.yaml", b"apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: \"a\\e[2Jb\\u202e\"}\n\"x\\e\": 1\n".to_vec());

@@ -97,6 +97,38 @@ impl BitSet {
         }
     }
 
+    /// Keeps what is in `other` too.
+    pub fn and_with(&mut self, other: &BitSet) {
+        debug_assert_eq!(self.len, other.len);
+        for (a, b) in self.words.iter_mut().zip(&other.words) {
+            *a &= b;
+        }
+    }
+
+    /// Takes out all of `other`.
+    pub fn remove_all(&mut self, other: &BitSet) {
+        debug_assert_eq!(self.len, other.len);
+        for (a, b) in self.words.iter_mut().zip(&other.words) {
+            *a &= !b;
+        }
+    }
+
+    /// Adds what is in both `a` and `b`.
+    pub fn or_with_and(&mut self, a: &BitSet, b: &BitSet) {
+        debug_assert!(self.len == a.len && self.len == b.len);
+        for (word, (a, b)) in self.words.iter_mut().zip(a.words.iter().zip(&b.words)) {
+            *word |= a & b;
+        }
+    }
+
+    /// Becomes what is in both `a` and `b`.
+    pub fn set_to_and(&mut self, a: &BitSet, b: &BitSet) {
+        debug_assert!(self.len == a.len && self.len == b.len);
+        for (word, (a, b)) in self.words.iter_mut().zip(a.words.iter().zip(&b.words)) {
+            *word = a & b;
+        }
+    }
+
     /// The first index that is in one of the two sets only.
     pub fn first_difference(&self, other: &BitSet) -> Option<usize> {
         let i = self.words.iter().zip(&other.words).position(|(a, b)| a != b)?;

@@ -12,7 +12,7 @@ mod names;
 mod packet;
 mod symbolic;
 
-use netpolc_bundle::nft::{self, Elements, Key, ParseError, Ruleset, Table};
+use netpolc_bundle::nft::{self, Elements, Key, ParseError, Ruleset, Set, Table};
 use netpolc_ir::addr::Family;
 use netpolc_ir::bitset::BitSet;
 use netpolc_ir::ports::Protocol;
@@ -100,8 +100,8 @@ impl Artifact for Machine {
         bounds
     }
 
-    fn begin(&mut self, _: &Atoms) {
-        self.run = Some(symbolic::Run::default());
+    fn begin(&mut self, atoms: &Atoms) {
+        self.run = self.table(atoms.family()).map(symbolic::Run::new);
     }
 
     fn permitted(
@@ -114,7 +114,7 @@ impl Artifact for Machine {
     ) -> BitSet {
         let family = atoms.family();
         let Some(table) = self.ruleset.tables.get(&nft_family(family)) else { return BitSet::full(atoms.len()) };
-        let run = self.run.get_or_insert_default();
+        let run = self.run.get_or_insert_with(|| symbolic::Run::new(table));
         run.permitted(table, atoms, local, direction, protocol, port)
     }
 
@@ -126,10 +126,24 @@ impl Artifact for Machine {
     }
 }
 
-/// Whether a plain set has an address.
-fn has_addr(elements: &Elements, addr: u128) -> bool {
-    match elements {
-        Elements::Addrs(list) => list.binary_search(&addr).is_ok(),
-        Elements::General(map) => map.keys().any(|k| matches!(k.as_slice(), [key] if key_has(key, &Value::Addr(addr)))),
+/// The element of a set or map that has these values: its verdict, if it is a map.
+fn find_element<'s>(set: &'s Set, values: &[Value]) -> Option<&'s Option<nft::Verdict>> {
+    const IN_SET: &Option<nft::Verdict> = &None;
+    match (&set.elements, values) {
+        (Elements::Addrs(list), [Value::Addr(addr)]) => list.binary_search(addr).ok().map(|_| IN_SET),
+        (Elements::Addrs(_), _) => None,
+        (Elements::General(elements), values) if set.interval => {
+            let has = |keys: &[Key]| keys.len() == values.len() && keys.iter().zip(values).all(|(k, v)| key_has(k, v));
+            elements.iter().find(|(keys, _)| has(keys)).map(|(_, verdict)| verdict)
+        }
+        (Elements::General(elements), values) => {
+            let key = |value: &Value| match value {
+                Value::Addr(a) => Some(Key::Addr(*a, *a)),
+                Value::Proto(p) => Some(Key::Proto(*p)),
+                Value::Port(p) => Some(Key::Service(*p, *p)),
+                Value::PodInterface | Value::Absent => None,
+            };
+            elements.get(&values.iter().map(key).collect::<Option<Vec<Key>>>()?)
+        }
     }
 }

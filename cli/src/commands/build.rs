@@ -59,7 +59,7 @@ struct Summary {
 /// thread.
 fn build_nodes(compiled: &Compiled, hosts: &[Host], dir: &Path) -> Result<Summary, Failure> {
     let labels = Labels::new(&compiled.input.model, &compiled.input.sources, true);
-    let ir = text::write(&compiled.optimized);
+    let ir = policies_text(compiled);
     let next = AtomicUsize::new(0);
     let worker = || -> Result<Summary, Failure> {
         let mut builder = NodeBuilder::new(compiled, &labels, &ir);
@@ -87,6 +87,14 @@ fn build_nodes(compiled: &Compiled, hosts: &[Host], dir: &Path) -> Result<Summar
         total.proof += part.proof;
     }
     Ok(total)
+}
+
+/// The policies as IR. The endpoints are left out: a bundle lists those of its own node, and repeating all of them for
+/// every node would make the bundles of a large cluster quadratic in size.
+pub(super) fn policies_text(compiled: &Compiled) -> String {
+    let mut unit = compiled.optimized.clone();
+    unit.endpoints.clear();
+    text::write(&unit)
 }
 
 pub(super) fn write_bundle(dir: &Path, node: &str, built: &Built) -> Result<(), Failure> {

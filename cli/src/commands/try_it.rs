@@ -12,7 +12,6 @@ use crate::args::TryArgs;
 use crate::failure::{Answer, Failure};
 use crate::output;
 use crate::pipeline::{Compiled, Input, compile};
-use netpolc_ir::text;
 use netpolc_sandbox::{DEFAULT_TIMEOUT, Outcome, Probe, Sandbox, enter_user_namespace, find_program};
 use plan::Trial;
 use std::fs;
@@ -76,7 +75,7 @@ fn find_loader() -> Result<PathBuf, Failure> {
 
 fn write_bundles(compiled: &Compiled, dir: &Path) -> Result<(), Failure> {
     let labels = Labels::new(&compiled.input.model, &compiled.input.sources, true);
-    let ir = text::write(&compiled.optimized);
+    let ir = super::build::policies_text(compiled);
     let mut builder = NodeBuilder::new(compiled, &labels, &ir);
     for (host, data) in compiled.matrix.hosts.iter() {
         super::build::write_bundle(dir, &data.name, &builder.build(host)?)?;

@@ -89,7 +89,9 @@ fn clean(text: &str) -> String {
 }
 
 fn visible(c: char) -> char {
-    if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+    if c.is_control()
+        || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    {
         '\u{fffd}'
     } else {
         c
@@ -134,7 +136,8 @@ impl View {
         let (line, start, end) = lines.line(span.source, bytes, at);
         let at = at.min(end);
         let stop = (span.end as usize).clamp(at, end);
-        let text = |range: &[u8]| -> Vec<char> { String::from_utf8_lossy(range).chars().map(visible).collect() };
+        let text =
+            |range: &[u8]| -> Vec<char> { String::from_utf8_lossy(range).chars().map(visible).collect() };
         let before = text(&bytes[start..at]);
         let column = before.len() + 1;
         let cut = before.len().saturating_sub(LEAD_CHARS);
@@ -147,8 +150,9 @@ impl View {
         let lead: String = shown.iter().collect();
         let tail: String = rest.iter().collect();
         let marked: usize = rest.iter().take(marked).map(|c| c.len_utf8()).sum();
-        let mark = lead.len()..lead.len() + marked;
+        let text = lead.clone() + tail.trim_end();
+        let mark = lead.len().min(text.len())..(lead.len() + marked).min(text.len());
         let file = source.name.chars().map(visible).collect();
-        View { file, line: line + 1, column, cut: long && cut > 0, text: lead + tail.trim_end(), mark }
+        View { file, line: line + 1, column, cut: long && cut > 0, text, mark }
     }
 }

@@ -74,7 +74,12 @@ impl Decoder<'_, '_, '_> {
             }
             _ => None,
         };
-        self.report.error_help(WRONG_TYPE, self.path, format!("cannot use {got} here: a {wanted} is wanted"), text);
+        self.report.error_help(
+            WRONG_TYPE,
+            self.path,
+            format!("cannot use {got} here: a {wanted} is wanted"),
+            text,
+        );
     }
 
     /// Reports a type's own complaint here.

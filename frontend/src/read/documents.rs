@@ -1,5 +1,6 @@
 //! From trees to objects: what a document is, lists taken apart, and who reads which kind.
 
+use super::relax::relax;
 use super::report::{Report, of_document};
 use super::split::{Unit, lines_of_yaml_1_1};
 use super::tree::{Node, Path, Problem, Value, quote};
@@ -52,7 +53,8 @@ const BASELINE: Reader = Reader::ClusterPolicy(cluster_policy::Kind::Baseline);
 /// Reads one unit.
 pub(super) fn read_unit(unit: &Unit, source: &Source, found: &mut Found) {
     // The source was found to be UTF-8 when it was split.
-    let text = source.bytes.get(unit.start..unit.end).and_then(|b| std::str::from_utf8(b).ok()).unwrap_or_default();
+    let text =
+        source.bytes.get(unit.start..unit.end).and_then(|b| std::str::from_utf8(b).ok()).unwrap_or_default();
     let mut documents = Documents { source: unit.source, found };
     if unit.json { documents.json(text, unit) } else { documents.yaml(text, unit) }
 }
@@ -81,7 +83,12 @@ impl Documents<'_> {
             Ok(lines) => lines,
             Err(problem) => return self.problem(problem, Severity::Error),
         };
-        let parsed = yaml::parse(&lines, text, base);
+        let relaxed;
+        let mut parsed = yaml::parse(&lines, text, base);
+        if let Some(flow) = parsed.flow {
+            relaxed = relax(&lines, flow, text);
+            parsed = yaml::parse(&relaxed, text, base);
+        }
         self.documents(&parsed.documents, parsed.problems, parsed.fatal.is_some());
         if let Some(problem) = parsed.fatal {
             self.problem(problem, Severity::Error);
@@ -236,7 +243,9 @@ impl Documents<'_> {
         let objects = &mut self.found.objects;
         match reader {
             Reader::NetworkPolicy => objects.policies.extend(network_policy::read(&report)),
-            Reader::ClusterPolicy(kind) => objects.cluster_policies.extend(cluster_policy::read(kind, &report)),
+            Reader::ClusterPolicy(kind) => {
+                objects.cluster_policies.extend(cluster_policy::read(kind, &report))
+            }
             Reader::Namespace => objects.namespaces.extend(pods::namespace(&report)),
             Reader::Node => objects.nodes.extend(pods::node(&report)),
             Reader::Pod => objects.pods.extend(pods::pod(&report)),
@@ -248,7 +257,9 @@ impl Documents<'_> {
     fn pass_over(&mut self, node: &Node<'_>, api_version: &str, kind: &str) {
         let short = |text: &str| quote(text).trim_matches('"').to_string();
         *self.found.skipped.entry(format!("{} {}", short(api_version), short(kind))).or_default() += 1;
-        let Some((version, known, _)) = KINDS.iter().find(|(_, k, _)| k.eq_ignore_ascii_case(kind)) else { return };
+        let Some((version, known, _)) = KINDS.iter().find(|(_, k, _)| k.eq_ignore_ascii_case(kind)) else {
+            return;
+        };
         let field = if *known == kind { "apiVersion" } else { "kind" };
         let at = node.get(field).unwrap_or(node);
         self.found.diagnostics.push(Diagnostic {

@@ -146,7 +146,9 @@ impl<'a> Reader<'a> {
         let mut owned: Option<String> = None;
         let mut from = self.at;
         loop {
-            let run = self.text.as_bytes()[self.at..].iter().take_while(|b| **b >= 0x20 && !matches!(b, b'"' | b'\\'));
+            let run = self.text.as_bytes()[self.at..]
+                .iter()
+                .take_while(|b| **b >= 0x20 && !matches!(b, b'"' | b'\\'));
             self.at += run.count();
             match self.byte() {
                 Some(b'"') => {

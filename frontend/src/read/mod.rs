@@ -10,6 +10,7 @@ mod documents;
 mod json;
 mod network_policy;
 mod pods;
+mod relax;
 mod report;
 mod scalar;
 mod split;

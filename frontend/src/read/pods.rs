@@ -188,7 +188,11 @@ fn container_ports(spec: &PodSpec, report: &Report<'_, '_>, path: &Path<'_>) -> 
         let container_path = list.index(i);
         let ports = container_path.key("ports");
         out.extend(
-            container.ports.iter().enumerate().filter_map(|(j, p)| container_port(p, report, &ports.index(j))),
+            container
+                .ports
+                .iter()
+                .enumerate()
+                .filter_map(|(j, p)| container_port(p, report, &ports.index(j))),
         );
     }
     out
@@ -252,7 +256,8 @@ pub(super) fn namespace(report: &Report<'_, '_>) -> Option<Namespace> {
     let name = written.metadata.own_name();
     let mut labels = written.metadata.labels;
     meta::check(&name, None, &labels, names::label, report);
-    if let Some(other) = labels.insert(NAMESPACE_NAME_LABEL.to_string(), name.clone()).filter(|l| *l != name) {
+    if let Some(other) = labels.insert(NAMESPACE_NAME_LABEL.to_string(), name.clone()).filter(|l| *l != name)
+    {
         let metadata = Path::ROOT.key("metadata");
         let at = metadata.key("labels");
         let message = format!("the API server sets this label to the name {name:?}, not {other:?}");

@@ -41,7 +41,13 @@ impl<'t, 'a> Report<'t, 'a> {
     }
 
     /// An error at a field, and what to do about it.
-    pub(super) fn error_help(&self, code: &'static str, path: &Path<'_>, message: String, help: Option<String>) {
+    pub(super) fn error_help(
+        &self,
+        code: &'static str,
+        path: &Path<'_>,
+        message: String,
+        help: Option<String>,
+    ) {
         self.add(code, Severity::Error, path, message, help);
     }
 
@@ -50,7 +56,14 @@ impl<'t, 'a> Report<'t, 'a> {
         self.add(code, Severity::Warning, path, message.into(), None);
     }
 
-    fn add(&self, code: &'static str, severity: Severity, path: &Path<'_>, message: String, help: Option<String>) {
+    fn add(
+        &self,
+        code: &'static str,
+        severity: Severity,
+        path: &Path<'_>,
+        message: String,
+        help: Option<String>,
+    ) {
         if severity == Severity::Error {
             self.errors.set(self.errors.get() + 1);
         }

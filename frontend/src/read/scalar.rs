@@ -36,8 +36,12 @@ fn word_or(text: &str, otherwise: impl FnOnce() -> Option<Scalar>) -> Scalar {
 
 fn word(text: &str) -> Scalar {
     match text {
-        "y" | "Y" | "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => Scalar::Bool(true),
-        "n" | "N" | "no" | "No" | "NO" | "false" | "False" | "FALSE" | "off" | "Off" | "OFF" => Scalar::Bool(false),
+        "y" | "Y" | "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => {
+            Scalar::Bool(true)
+        }
+        "n" | "N" | "no" | "No" | "NO" | "false" | "False" | "FALSE" | "off" | "Off" | "OFF" => {
+            Scalar::Bool(false)
+        }
         "~" | "null" | "Null" | "NULL" => Scalar::Null,
         ".nan" | ".NaN" | ".NAN" => Scalar::Float(f64::NAN),
         ".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF" => Scalar::Float(f64::INFINITY),
@@ -139,17 +143,42 @@ mod tests {
         for text in ["80", "0120", "0o120", "0x50", "0b1010000", "+80", "8_0", "0X50", "0_120", "+0x50"] {
             assert_eq!(resolve(text), Scalar::Int(80), "{text}");
         }
-        for (text, n) in [("0", 0), ("00", 0), ("-0b101", -5), ("8_080", 8080), ("-9223372036854775808", i64::MIN)] {
+        for (text, n) in
+            [("0", 0), ("00", 0), ("-0b101", -5), ("8_080", 8080), ("-9223372036854775808", i64::MIN)]
+        {
             assert_eq!(resolve(text), Scalar::Int(n), "{text}");
         }
-        for (text, f) in [("80.0", 80.0), ("8e1", 80.0), ("08", 8.0), (".5", 0.5), ("1.", 1.0), ("-1.5E+1", -15.0)] {
+        for (text, f) in
+            [("80.0", 80.0), ("8e1", 80.0), ("08", 8.0), (".5", 0.5), ("1.", 1.0), ("-1.5E+1", -15.0)]
+        {
             assert_eq!(resolve(text), Scalar::Float(f), "{text}");
         }
         assert_eq!(resolve("18446744073709551615"), Scalar::Big(u64::MAX));
         assert_eq!(resolve("99999999999999999999"), Scalar::Float(1e20));
         for text in [
-            "1:20", "yEs", "tRUE", "nULL", "0x", "0b2", "0o9", "1e999", "-", "+", "--1", "+-1", "0x-1", ".", "._5",
-            "_1", "1e", "2026-01-01", "10.0.0.0/8", "-http", "é", ".inff", "0é",
+            "1:20",
+            "yEs",
+            "tRUE",
+            "nULL",
+            "0x",
+            "0b2",
+            "0o9",
+            "1e999",
+            "-",
+            "+",
+            "--1",
+            "+-1",
+            "0x-1",
+            ".",
+            "._5",
+            "_1",
+            "1e",
+            "2026-01-01",
+            "10.0.0.0/8",
+            "-http",
+            "é",
+            ".inff",
+            "0é",
         ] {
             assert_eq!(resolve(text), Scalar::Text, "{text}");
         }

@@ -56,7 +56,8 @@ fn same<T: Named>(a: &T, b: &T) -> bool {
 
 fn conflict<T: Named>(first: &T, second: &T, sources: &Sources) -> Diagnostic {
     let (kind, namespace, name) = second.id();
-    let object = if namespace.is_empty() { format!("{kind} {name}") } else { format!("{kind} {namespace}/{name}") };
+    let object =
+        if namespace.is_empty() { format!("{kind} {name}") } else { format!("{kind} {namespace}/{name}") };
     let place = sources.place(first.at());
     Diagnostic {
         code: CONFLICT,

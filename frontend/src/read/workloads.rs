@@ -64,7 +64,13 @@ pub(super) fn read(kind: &str, report: &Report<'_, '_>) -> Option<Workload> {
     }
 }
 
-fn convert(kind: &str, metadata: &Meta, spec: Spec, report: &Report<'_, '_>, path: &Path<'_>) -> Option<Workload> {
+fn convert(
+    kind: &str,
+    metadata: &Meta,
+    spec: Spec,
+    report: &Report<'_, '_>,
+    path: &Path<'_>,
+) -> Option<Workload> {
     if report.wrong_types() {
         return None;
     }

@@ -2,7 +2,8 @@
 
 use crate::addr::Family;
 use crate::bitset::BitSet;
-use std::collections::{BTreeSet, HashMap};
+use rustc_hash::{FxHashMap, FxHashSet};
+use std::collections::BTreeSet;
 
 /// The addresses that an artifact names in one family, as numbers in host order.
 #[derive(Debug, Clone, Default)]
@@ -27,7 +28,7 @@ pub struct Atoms {
     family: Family,
     atoms: Vec<Atom>,
     /// Addresses that are named one by one.
-    single: HashMap<u128, u32>,
+    single: FxHashMap<u128, u32>,
     /// First address of each stretch of the others, with its atom; sorted; the first is 0.
     stretches: Vec<(u128, u32)>,
 }
@@ -42,7 +43,7 @@ impl Atoms {
         starts: &BTreeSet<u128>,
     ) -> Atoms {
         let mut keys: Vec<(u128, Option<usize>, bool)> = bound.iter().map(|&(a, g, l)| (a, Some(g), l)).collect();
-        let known: std::collections::HashSet<u128> = bound.iter().map(|b| b.0).collect();
+        let known: FxHashSet<u128> = bound.iter().map(|b| b.0).collect();
         let strays: BTreeSet<u128> =
             constants.sets.iter().flatten().copied().filter(|a| !known.contains(a)).collect();
         keys.extend(strays.into_iter().map(|a| (a, None, false)));
@@ -156,14 +157,14 @@ fn free_address(keys: &[(u128, Option<usize>, bool)], lo: u128, hi: u128) -> Opt
 
 /// Partition refinement over the addresses that are named one by one.
 struct Cut {
-    index: HashMap<u128, u32>,
+    index: FxHashMap<u128, u32>,
     atom: Vec<u32>,
     size: Vec<u32>,
 }
 
 impl Cut {
     fn new(keys: &[(u128, Option<usize>, bool)]) -> Cut {
-        let mut first: HashMap<(Option<usize>, bool, Option<u128>), u32> = HashMap::new();
+        let mut first: FxHashMap<(Option<usize>, bool, Option<u128>), u32> = FxHashMap::default();
         let mut cut = Cut {
             index: keys.iter().enumerate().map(|(i, k)| (k.0, i as u32)).collect(),
             atom: Vec::with_capacity(keys.len()),
@@ -184,11 +185,11 @@ impl Cut {
 
     /// Separates members (distinct indices) from the others of their atoms.
     fn split(&mut self, members: Vec<u32>) {
-        let mut count: HashMap<u32, u32> = HashMap::new();
+        let mut count: FxHashMap<u32, u32> = FxHashMap::default();
         for &m in &members {
             *count.entry(self.atom[m as usize]).or_default() += 1;
         }
-        let mut fresh: HashMap<u32, u32> = HashMap::new();
+        let mut fresh: FxHashMap<u32, u32> = FxHashMap::default();
         for m in members {
             let atom = self.atom[m as usize];
             if count.get(&atom).is_none_or(|&n| n >= self.size[atom as usize]) && !fresh.contains_key(&atom) {

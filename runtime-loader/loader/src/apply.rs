@@ -1,5 +1,6 @@
 //! `netpol-loader apply`: open, check, observe, switch in one transaction, confirm, clean up.
 
+use crate::compare::same_comments;
 use crate::kernel::Kernel;
 use crate::observe::{Observed, observe};
 use crate::plan::{self, Goal};
@@ -29,6 +30,8 @@ pub enum Outcome {
     Unchanged,
     /// The version was in force already; only interfaces of pods were added or taken out.
     Interfaces,
+    /// The version was in force already, but its rules had other comments: a policy was moved, say.
+    Comments,
     /// There were no rules, or those of another version.
     Applied,
     /// The rules had been changed by another hand, and now are the bundle's.
@@ -40,6 +43,7 @@ impl fmt::Display for Report {
         let done = match self.outcome {
             Outcome::Unchanged => "unchanged",
             Outcome::Interfaces => "interfaces of pods updated",
+            Outcome::Comments => "comments updated",
             Outcome::Applied => "applied",
             Outcome::Repaired => "repaired",
         };
@@ -92,7 +96,7 @@ fn converge(
 ) -> Result<Outcome, Error> {
     let before = observe(kernel)?;
     let in_force = before.in_force();
-    if in_force == Some(version) {
+    if in_force == Some(version) && before.ruleset().is_some_and(|seen| same_comments(goal.ruleset, &seen)) {
         let changes = plan::interfaces(goal, &before);
         if !changes.is_empty() {
             kernel.run(&changes)?;
@@ -105,8 +109,11 @@ fn converge(
     }
     let after = replace(kernel, goal, version, &before)?;
     clean(kernel, goal, &after, notes);
-    let drifted = in_force.is_none() && !before.tables.is_empty();
-    Ok(if drifted { Outcome::Repaired } else { Outcome::Applied })
+    Ok(match in_force {
+        Some(before) if before == version => Outcome::Comments,
+        None if !before.tables.is_empty() => Outcome::Repaired,
+        _ => Outcome::Applied,
+    })
 }
 
 /// Brings the goal into force, beside the old if that can be, else in tables made anew; the answer is what is there

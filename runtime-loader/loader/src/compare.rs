@@ -20,6 +20,19 @@ pub fn differences(wanted: &Ruleset, seen: &Ruleset) -> Vec<String> {
     lines
 }
 
+/// Whether all rules have the comments of the bundle's rules. Those of chains and sets do not count: the kernel keeps
+/// the comment that a chain or set was made with (`nf_tables_updchain` and `nf_tables_newset`,
+/// `net/netfilter/nf_tables_api.c`), while rules are made anew whenever a script is loaded.
+pub fn same_comments(wanted: &Ruleset, seen: &Ruleset) -> bool {
+    wanted.tables.iter().all(|(family, wanted)| {
+        let Some(seen) = seen.tables.get(family) else { return false };
+        wanted.chains.iter().all(|(name, chain)| {
+            let wanted = chain.rules.iter().map(|rule| &rule.comment);
+            seen.chains.get(name).is_some_and(|seen| wanted.eq(seen.rules.iter().map(|rule| &rule.comment)))
+        })
+    })
+}
+
 fn compare(wanted: &Table, seen: &Table, report: &mut dyn FnMut(String)) {
     for (name, set) in &wanted.sets {
         match seen.sets.get(name) {

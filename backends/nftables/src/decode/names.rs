@@ -33,10 +33,11 @@ fn prefix_of(field: &Field) -> Option<Option<u8>> {
 
 pub(super) fn addresses(table: &Table, family: Family) -> Constants {
     let mut constants = Constants::default();
-    let mut seen: BTreeSet<(*const Set, Vec<Option<Option<u8>>>)> = BTreeSet::new();
+    let mut seen: BTreeSet<(*const Set, Vec<Option<Option<u8>>>, bool)> = BTreeSet::new();
     for (fields, set) in lookups(table) {
         let ways: Vec<Option<Option<u8>>> = fields.iter().map(prefix_of).collect();
-        if !seen.insert((std::ptr::from_ref(set), ways.clone())) {
+        let both_ends = matches!(fields, [Field::Saddr, Field::Daddr] | [Field::Daddr, Field::Saddr]);
+        if !seen.insert((std::ptr::from_ref(set), ways.clone(), both_ends)) {
             continue;
         }
         match &set.elements {
@@ -46,7 +47,7 @@ pub(super) fn addresses(table: &Table, family: Family) -> Constants {
                     addrs.iter().for_each(|a| prefix(&mut constants, family, *a, *len));
                 }
             }
-            Elements::General(elements) => general(&mut constants, family, &ways, elements),
+            Elements::General(elements) => general(&mut constants, family, &ways, both_ends, elements),
         }
     }
     constants
@@ -56,6 +57,7 @@ fn general(
     constants: &mut Constants,
     family: Family,
     ways: &[Option<Option<u8>>],
+    both_ends: bool,
     elements: &BTreeMap<Vec<Key>, Option<Verdict>>,
 ) {
     // Addresses that a map gives the same verdict may share an atom; those of different verdicts may not.
@@ -64,6 +66,7 @@ fn general(
     for (keys, verdict) in elements {
         // `a . a` says something about a packet from an address to itself only, which is compared apart.
         if let [Key::Addr(a, b), Key::Addr(c, d)] = keys.as_slice()
+            && both_ends
             && a == b
             && c == d
             && a == c
@@ -99,23 +102,38 @@ fn mask_all(family: Family) -> u128 {
 
 pub(super) fn ports(table: &Table, bounds: &mut Bounds) {
     for rule in table.chains.values().flat_map(|c| &c.rules) {
-        for condition in &rule.matches {
-            if let Match::L4Proto(number) = condition {
-                protocol(*number, bounds);
+        let matched = rule.matches.iter().find_map(|m| match m {
+            Match::L4Proto(number) => Some(*number),
+            _ => None,
+        });
+        matched.into_iter().for_each(|number| protocol(number, bounds));
+        let sets = rule.matches.iter().filter_map(|m| match m {
+            Match::InSet(_, set) => Some(set),
+            _ => None,
+        });
+        let map = match &rule.outcome {
+            Outcome::Vmap(_, map) => Some(map),
+            Outcome::Verdict(_) => None,
+        };
+        for set in sets.chain(map).filter_map(|name| table.sets.get(name)) {
+            if let Elements::General(elements) = &set.elements {
+                elements.keys().for_each(|keys| element_ports(keys, matched, bounds));
             }
         }
     }
-    for set in table.sets.values() {
-        let Elements::General(elements) = &set.elements else { continue };
-        for keys in elements.keys() {
-            for key in keys {
-                match key {
-                    Key::Proto(number) => protocol(*number, bounds),
-                    // Which protocol a range of ports is about depends on the rule: cut all three.
-                    Key::Service(lo, hi) => Transport::ALL.iter().for_each(|t| bounds.add_ports(*t, *lo, *hi)),
-                    Key::Addr(..) | Key::Ifname(_) => {}
-                }
-            }
+}
+
+/// The bounds of an element's ports, in the protocol that the element names, or else that the rule matches, or else all.
+fn element_ports(keys: &[Key], matched: Option<u8>, bounds: &mut Bounds) {
+    let named = keys.iter().find_map(|key| match key {
+        Key::Proto(number) => Some(*number),
+        _ => None,
+    });
+    named.into_iter().for_each(|number| protocol(number, bounds));
+    for key in keys {
+        if let Key::Service(lo, hi) = key {
+            let fits = |t: &&Transport| named.or(matched).is_none_or(|number| t.number() == number);
+            Transport::ALL.iter().filter(fits).for_each(|t| bounds.add_ports(*t, *lo, *hi));
         }
     }
 }

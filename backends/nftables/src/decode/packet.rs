@@ -1,8 +1,8 @@
 //! One packet through the rules, as `nft_do_chain` of the kernel runs it.
 
-use super::{Value, has_addr, key_has, port_value};
+use super::{Value, find_element, port_value};
 use crate::emit::mask;
-use netpolc_bundle::nft::{self, Elements, Family, Field, Match, Outcome, Rule, Set, Table};
+use netpolc_bundle::nft::{self, Family, Field, Match, Outcome, Rule, Table};
 use netpolc_ir::addr::bits;
 use netpolc_ir::ports::Protocol;
 use netpolc_ir::proof::{Conn, Packet};
@@ -54,15 +54,10 @@ fn outcome<'t>(table: &'t Table, family: Family, rule: &'t Rule, packet: &Packet
     }
     match &rule.outcome {
         Outcome::Verdict(verdict) => Some(verdict),
-        Outcome::Vmap(fields, map) => lookup(table.sets.get(map)?, &values(fields, family, packet)),
+        Outcome::Vmap(fields, map) => {
+            find_element(table.sets.get(map)?, &values(fields, family, packet)).and_then(Option::as_ref)
+        }
     }
-}
-
-/// The verdict of the element of a map that has these values.
-fn lookup<'t>(set: &'t Set, values: &[Value]) -> Option<&'t nft::Verdict> {
-    let Elements::General(elements) = &set.elements else { return None };
-    let has = |keys: &[nft::Key]| keys.len() == values.len() && keys.iter().zip(values).all(|(k, v)| key_has(k, v));
-    elements.iter().find(|(keys, _)| has(keys)).and_then(|(_, verdict)| verdict.as_ref())
 }
 
 fn matches(table: &Table, family: Family, condition: &Match, packet: &Packet) -> bool {
@@ -72,13 +67,7 @@ fn matches(table: &Table, family: Family, condition: &Match, packet: &Packet) ->
             match values(fields, family, packet).as_slice() {
                 // The loader fills this set with the interfaces of all pods.
                 [Value::PodInterface] => packet.spoofed,
-                [Value::Addr(addr)] => has_addr(&set.elements, *addr),
-                values => match &set.elements {
-                    Elements::Addrs(_) => false,
-                    Elements::General(elements) => elements
-                        .keys()
-                        .any(|keys| keys.len() == values.len() && keys.iter().zip(values).all(|(k, v)| key_has(k, v))),
-                },
+                values => find_element(set, values).is_some(),
             }
         }
         Match::L4Proto(number) => packet.flow.protocol.number() == *number,

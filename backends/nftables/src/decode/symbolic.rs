@@ -3,15 +3,18 @@
 //! One end of the packets is the pod, the other ranges over all atoms. A packet from an address to itself is not asked
 //! for, so a set of pairs `a . a` matches nothing here.
 
+mod program;
+
 use super::{Value, key_has, port_value};
 use crate::emit::mask;
-use netpolc_bundle::nft::{Elements, Family, Field, Key, Match, Outcome, Set, Table, Verdict};
+use netpolc_bundle::nft::{Elements, Family, Field, Key, Match, Set, Table, Verdict};
 use netpolc_ir::addr::{self, bits};
 use netpolc_ir::bitset::BitSet;
 use netpolc_ir::ports::Protocol;
 use netpolc_ir::proof::Atoms;
 use netpolc_ir::unit::Direction;
-use std::collections::HashMap;
+use program::{Action, Outcome, Program, SetId};
+use rustc_hash::FxHashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 
@@ -31,12 +34,19 @@ impl Axis {
     }
 }
 
-/// What a chain does with a set of packets.
+/// What a chain does with a set of packets: every packet is in one of the three.
 #[derive(Debug, Clone)]
 struct Out {
     accepted: BitSet,
     dropped: BitSet,
     returned: BitSet,
+}
+
+impl Out {
+    fn nothing(atoms: usize) -> Out {
+        let none = BitSet::empty(atoms);
+        Out { accepted: none.clone(), dropped: none.clone(), returned: none }
+    }
 }
 
 /// The packets in question: everything but the end that ranges.
@@ -53,21 +63,41 @@ struct Case {
 /// A rule looked at the end that is not known.
 struct NeedsFixed;
 
-type Memo = (String, Axis, Protocol, u16);
-
 /// A map on the axis, as sets of atoms by verdict.
-type Groups = Rc<Vec<(Verdict, BitSet)>>;
+type Groups = Rc<Vec<(Action, BitSet)>>;
+
+/// What a whole chain does, once it is known.
+#[derive(Debug, Clone)]
+enum Memo {
+    Unknown,
+    /// It looks at both ends.
+    NeedsBoth,
+    Known(Rc<Out>),
+}
 
 /// What is remembered while the atoms stay the same.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Run {
-    members: HashMap<(String, Option<u8>), Rc<BitSet>>,
-    groups: HashMap<(String, Option<u8>), Groups>,
-    /// `None`: the chain needs to know the fixed end.
-    chains: HashMap<Memo, Option<Rc<Out>>>,
+    program: Program,
+    members: FxHashMap<(SetId, Option<u8>), Rc<BitSet>>,
+    groups: FxHashMap<(SetId, Option<u8>), Groups>,
+    /// The protocol and port that `chains` is about.
+    cell: Option<(Protocol, u16)>,
+    /// By chain, for either axis.
+    chains: Vec<[Memo; 2]>,
 }
 
 impl Run {
+    pub(super) fn new(table: &Table) -> Run {
+        Run {
+            program: Program::new(table),
+            members: FxHashMap::default(),
+            groups: FxHashMap::default(),
+            cell: None,
+            chains: Vec::new(),
+        }
+    }
+
     pub(super) fn permitted(
         &mut self,
         table: &Table,
@@ -85,15 +115,21 @@ impl Run {
             addr::Family::V4 => Family::Ip,
             addr::Family::V6 => Family::Ip6,
         };
+        if self.cell != Some((protocol, port)) {
+            self.cell = Some((protocol, port));
+            self.chains = vec![[Memo::Unknown, Memo::Unknown]; self.program.chains.len()];
+        }
+        let program = std::mem::take(&mut self.program);
         let case = Case { axis, fixed: Some(bits(local)), protocol, port, family };
         let mut state = BitSet::full(atoms.len());
-        let bases: Vec<&String> = table.chains.iter().filter(|(_, c)| c.hook.is_some()).map(|(n, _)| n).collect();
-        for base in bases {
+        for &base in &program.bases {
+            let mut walk = Walk { run: self, program: &program, table, atoms, case };
             // With the fixed end known, no chain asks for more.
-            if let Ok(out) = (Walk { run: self, table, atoms, case }).chain(base, &state, 0) {
+            if let Ok(out) = walk.chain(base, &state, 0) {
                 state = state.minus(&out.dropped);
             }
         }
+        self.program = program;
         state
     }
 }
@@ -103,126 +139,165 @@ const DEPTH: usize = 64;
 
 struct Walk<'a> {
     run: &'a mut Run,
+    program: &'a Program,
     table: &'a Table,
     atoms: &'a Atoms,
     case: Case,
 }
 
 impl Walk<'_> {
-    fn with(&mut self, case: Case) -> Walk<'_> {
-        Walk { run: self.run, table: self.table, atoms: self.atoms, case }
-    }
-
     /// Runs a set of packets through a chain.
-    fn chain(&mut self, name: &str, input: &BitSet, depth: usize) -> Result<Out, NeedsFixed> {
-        let none = BitSet::empty(input.len());
-        let mut out = Out { accepted: none.clone(), dropped: none.clone(), returned: none };
+    fn chain(&mut self, chain: usize, input: &BitSet, depth: usize) -> Result<Out, NeedsFixed> {
+        let mut out = Out::nothing(input.len());
         let mut state = input.clone();
-        let table = self.table;
-        let Some(chain) = table.chains.get(name).filter(|_| depth < DEPTH) else {
+        let program = self.program;
+        let Some(rules) = program.chains.get(chain).filter(|_| depth < DEPTH) else {
             out.dropped = state;
             return Ok(out);
         };
-        for rule in &chain.rules {
+        for rule in rules {
             if state.is_empty() {
                 break;
             }
             let mut matched = state.clone();
-            for condition in &rule.matches {
-                matched = self.condition(condition, matched)?;
+            for (condition, set) in &rule.matches {
+                self.condition(condition, *set, &mut matched)?;
             }
             if matched.is_empty() {
                 continue;
             }
             match &rule.outcome {
-                Outcome::Verdict(verdict) => {
-                    state = state.minus(&matched);
-                    let back = self.apply(verdict, &matched, &mut out, depth)?;
-                    state.or_with(&back);
+                Outcome::Action(action) => {
+                    state.remove_all(&matched);
+                    self.apply(*action, &matched, &mut out, &mut state, depth)?;
                 }
-                Outcome::Vmap(fields, map) => {
-                    for (verdict, hit) in self.lookup(fields, map, &matched)? {
-                        state = state.minus(&hit);
-                        let back = self.apply(&verdict, &hit, &mut out, depth)?;
-                        state.or_with(&back);
-                    }
-                }
+                Outcome::Vmap(fields, map) => self.vmap(fields, *map, matched, &mut out, &mut state, depth)?,
             }
         }
         out.returned.or_with(&state);
         Ok(out)
     }
 
-    /// Applies a verdict to packets and returns those that go on with the next rule.
-    fn apply(&mut self, verdict: &Verdict, matched: &BitSet, out: &mut Out, depth: usize) -> Result<BitSet, NeedsFixed> {
-        match verdict {
-            Verdict::Accept => out.accepted.or_with(matched),
-            Verdict::Drop => out.dropped.or_with(matched),
-            Verdict::Return => out.returned.or_with(matched),
-            Verdict::Goto(chain) | Verdict::Jump(chain) => {
-                let inner = self.remembered(chain, matched, depth + 1)?;
-                out.accepted.or_with(&inner.accepted);
-                out.dropped.or_with(&inner.dropped);
-                if matches!(verdict, Verdict::Jump(_)) {
-                    return Ok(inner.returned);
-                }
-                out.returned.or_with(&inner.returned);
+    /// Applies the verdicts of a map to the packets that a rule matches.
+    fn vmap(
+        &mut self,
+        fields: &[Field],
+        map: SetId,
+        matched: BitSet,
+        out: &mut Out,
+        state: &mut BitSet,
+        depth: usize,
+    ) -> Result<(), NeedsFixed> {
+        let sides = self.sides(fields)?;
+        if let Some(values) = sides.iter().map(Side::known).collect::<Option<Vec<Value>>>() {
+            if let Some(action) = self.program.lookup(self.table, map, &values) {
+                state.remove_all(&matched);
+                self.apply(action, &matched, out, state, depth)?;
+            }
+            return Ok(());
+        }
+        let mut hit = matched.clone();
+        for (action, group) in self.groups(map, &sides).iter() {
+            hit.set_to_and(&matched, group);
+            if !hit.is_empty() {
+                state.remove_all(&hit);
+                self.apply(*action, &hit, out, state, depth)?;
             }
         }
-        Ok(BitSet::empty(matched.len()))
+        Ok(())
     }
 
-    /// Runs packets through a chain, by memory where the chain looks at one end only.
-    fn remembered(&mut self, chain: &str, input: &BitSet, depth: usize) -> Result<Out, NeedsFixed> {
-        if let Some(out) = self.whole(chain, self.case.axis, depth) {
-            return Ok(Out {
-                accepted: out.accepted.and(input),
-                dropped: out.dropped.and(input),
-                returned: out.returned.and(input),
-            });
+    /// Applies a verdict to packets; those that go on with the next rule are put back into `state`.
+    fn apply(
+        &mut self,
+        action: Action,
+        matched: &BitSet,
+        out: &mut Out,
+        state: &mut BitSet,
+        depth: usize,
+    ) -> Result<(), NeedsFixed> {
+        let (chain, back) = match action {
+            Action::Accept => return Ok(out.accepted.or_with(matched)),
+            Action::Drop => return Ok(out.dropped.or_with(matched)),
+            Action::Return => return Ok(out.returned.or_with(matched)),
+            Action::Goto(chain) => (chain, false),
+            Action::Jump(chain) => (chain, true),
+        };
+        if let Some(whole) = self.whole(chain, self.case.axis, depth + 1) {
+            out.accepted.or_with_and(&whole.accepted, matched);
+            out.dropped.or_with_and(&whole.dropped, matched);
+            let returned = if back { state } else { &mut out.returned };
+            returned.or_with_and(&whole.returned, matched);
+            return Ok(());
         }
+        // The chain looks at the fixed end only: it does the same with all of them.
         if let Some(fixed) = self.case.fixed
-            && let Some(out) = self.whole(chain, self.case.axis.other(), depth)
+            && let Some(whole) = self.whole(chain, self.case.axis.other(), depth + 1)
         {
             let atom = self.atoms.atom(fixed);
-            let all = |set: &BitSet| if set.contains(atom) { input.clone() } else { BitSet::empty(input.len()) };
-            return Ok(Out { accepted: all(&out.accepted), dropped: all(&out.dropped), returned: all(&out.returned) });
+            let target = if whole.accepted.contains(atom) {
+                &mut out.accepted
+            } else if whole.dropped.contains(atom) {
+                &mut out.dropped
+            } else if back {
+                state
+            } else {
+                &mut out.returned
+            };
+            target.or_with(matched);
+            return Ok(());
         }
-        self.chain(chain, input, depth)
+        let inner = self.chain(chain, matched, depth + 1)?;
+        out.accepted.or_with(&inner.accepted);
+        out.dropped.or_with(&inner.dropped);
+        let returned = if back { state } else { &mut out.returned };
+        returned.or_with(&inner.returned);
+        Ok(())
     }
 
     /// What a chain does with all atoms on an axis, if it does not look at the other end.
-    fn whole(&mut self, chain: &str, axis: Axis, depth: usize) -> Option<Rc<Out>> {
-        let key = (chain.to_owned(), axis, self.case.protocol, self.case.port);
-        if let Some(known) = self.run.chains.get(&key) {
-            return known.clone();
+    fn whole(&mut self, chain: usize, axis: Axis, depth: usize) -> Option<Rc<Out>> {
+        match self.run.chains.get(chain)?[axis as usize].clone() {
+            Memo::Known(out) => return Some(out),
+            Memo::NeedsBoth => return None,
+            Memo::Unknown => {}
         }
         let everything = BitSet::full(self.atoms.len());
         let case = Case { axis, fixed: None, ..self.case };
-        let out = self.with(case).chain(chain, &everything, depth).ok().map(Rc::new);
-        self.run.chains.insert(key, out.clone());
+        let mut walk = Walk { run: self.run, program: self.program, table: self.table, atoms: self.atoms, case };
+        let out = walk.chain(chain, &everything, depth).ok().map(Rc::new);
+        self.run.chains[chain][axis as usize] = out.clone().map_or(Memo::NeedsBoth, Memo::Known);
         out
     }
 
-    fn condition(&mut self, condition: &Match, state: BitSet) -> Result<BitSet, NeedsFixed> {
-        let none = BitSet::empty(state.len());
-        Ok(match condition {
-            Match::InSet(fields, name) => match self.table.sets.get(name) {
+    /// Keeps the packets that fulfil a condition.
+    fn condition(&mut self, condition: &Match, set: Option<SetId>, state: &mut BitSet) -> Result<(), NeedsFixed> {
+        let possible = match condition {
+            Match::InSet(fields, _) => match set {
                 Some(set) => {
-                    let members = self.members(fields, name, set)?;
-                    state.and(&members)
+                    let members = self.members(fields, set)?;
+                    state.and_with(&members);
+                    return Ok(());
                 }
-                None => none,
+                None => false,
             },
-            Match::L4Proto(number) if self.case.protocol.number() != *number => none,
+            Match::L4Proto(number) => self.case.protocol.number() == *number,
             // The packets in question are new.
-            Match::L4Proto(_) | Match::NotEstablished => state,
-            Match::CtInvalid | Match::TcpNotSyn | Match::ReversePathFails | Match::NeighbourDiscovery => none,
-        })
+            Match::NotEstablished => true,
+            Match::CtInvalid | Match::TcpNotSyn | Match::ReversePathFails | Match::NeighbourDiscovery => false,
+        };
+        if !possible {
+            *state = BitSet::empty(state.len());
+        }
+        Ok(())
+    }
+
+    fn sides(&self, fields: &[Field]) -> Result<Vec<Side>, NeedsFixed> {
+        fields.iter().map(|f| self.side(f)).collect()
     }
 
     /// The value of a field, or the prefix length that the axis is cut to.
-    fn field(&self, field: &Field) -> Result<Side, NeedsFixed> {
+    fn side(&self, field: &Field) -> Result<Side, NeedsFixed> {
         let (end, len) = match field {
             Field::Saddr => (Axis::Src, None),
             Field::Daddr => (Axis::Dst, None),
@@ -241,36 +316,34 @@ impl Walk<'_> {
     }
 
     /// The atoms that are in a set.
-    fn members(&mut self, fields: &[Field], name: &str, set: &Set) -> Result<Rc<BitSet>, NeedsFixed> {
+    fn members(&mut self, fields: &[Field], id: SetId) -> Result<Rc<BitSet>, NeedsFixed> {
+        let set = self.program.set(self.table, id);
         if let [Field::Saddr, Field::Daddr] | [Field::Daddr, Field::Saddr] = fields
             && diagonal(set)
         {
             return Ok(Rc::new(BitSet::empty(self.atoms.len())));
         }
-        let sides = fields.iter().map(|f| self.field(f)).collect::<Result<Vec<Side>, NeedsFixed>>()?;
+        let sides = self.sides(fields)?;
         let key = match sides.as_slice() {
-            [Side::Axis(len)] => Some((name.to_owned(), *len)),
+            [Side::Axis(len)] => Some((id, *len)),
             _ => None,
         };
-        if let Some(found) = key.as_ref().and_then(|k| self.run.members.get(k)) {
+        if let Some(found) = key.and_then(|k| self.run.members.get(&k)) {
             return Ok(found.clone());
         }
-        let bits = match (&set.elements, sides.as_slice()) {
-            (Elements::Addrs(addrs), [Side::Axis(None)]) => self.atoms.of_addresses(addrs),
+        let mut bits = BitSet::empty(self.atoms.len());
+        match (&set.elements, sides.as_slice()) {
+            (Elements::Addrs(addrs), [Side::Axis(None)]) => bits = self.atoms.of_addresses(addrs),
             (Elements::Addrs(addrs), [side]) => {
-                let mut bits = BitSet::empty(self.atoms.len());
                 for addr in addrs {
                     bits.or_with(&self.element(&[Key::Addr(*addr, *addr)], std::slice::from_ref(side)));
                 }
-                bits
             }
-            (Elements::Addrs(_), _) => BitSet::empty(self.atoms.len()),
+            (Elements::Addrs(_), _) => {}
             (Elements::General(elements), sides) => {
-                let mut bits = BitSet::empty(self.atoms.len());
                 elements.keys().for_each(|keys| bits.or_with(&self.element(keys, sides)));
-                bits
             }
-        };
+        }
         let bits = Rc::new(bits);
         if let Some(key) = key {
             self.run.members.insert(key, bits.clone());
@@ -280,89 +353,52 @@ impl Walk<'_> {
 
     /// The atoms that one element matches.
     fn element(&self, keys: &[Key], sides: &[Side]) -> BitSet {
-        let mut bits = BitSet::full(self.atoms.len());
         if keys.len() != sides.len() {
             return BitSet::empty(self.atoms.len());
         }
+        let mut bits = BitSet::full(self.atoms.len());
         for (key, side) in keys.iter().zip(sides) {
             let fits = match (side, key) {
-                (Side::Known(value), key) => {
-                    if key_has(key, value) {
-                        continue;
-                    }
-                    BitSet::empty(self.atoms.len())
-                }
+                (Side::Known(value), key) if key_has(key, value) => continue,
+                (Side::Known(_), _) => BitSet::empty(self.atoms.len()),
                 (Side::Axis(None), Key::Addr(lo, hi)) if lo == hi => self.atoms.of_addresses([lo]),
                 (Side::Axis(len), key) => {
                     let cut = |addr: u128| len.map_or(addr, |len| addr & mask(self.case.family, len));
                     self.atoms.of_condition(|addr| key_has(key, &Value::Addr(cut(addr))))
                 }
             };
-            bits = bits.and(&fits);
+            bits.and_with(&fits);
         }
         bits
     }
 
-    /// The verdicts of a map for some packets.
-    fn lookup(&mut self, fields: &[Field], name: &str, input: &BitSet) -> Result<Vec<(Verdict, BitSet)>, NeedsFixed> {
-        let table = self.table;
-        let Some(set) = table.sets.get(name) else { return Ok(Vec::new()) };
-        let Elements::General(elements) = &set.elements else { return Ok(Vec::new()) };
-        let sides = fields.iter().map(|f| self.field(f)).collect::<Result<Vec<Side>, NeedsFixed>>()?;
-        let known: Option<Vec<Value>> = sides.iter().map(Side::known).collect();
-        if let Some(values) = known {
-            let has = |keys: &[Key]| keys.len() == values.len() && keys.iter().zip(&values).all(|(k, v)| key_has(k, v));
-            let single = self.exact_hit(set, &values);
-            let hit = single.or_else(|| elements.iter().find(|(keys, _)| has(keys)).map(|(_, v)| v));
-            return Ok(hit.and_then(|v| v.clone()).map(|v| (v, input.clone())).into_iter().collect());
+    /// The atoms of a map by verdict.
+    fn groups(&mut self, id: SetId, sides: &[Side]) -> Groups {
+        let key = match sides {
+            [Side::Axis(len)] => Some((id, *len)),
+            _ => None,
+        };
+        if let Some(found) = key.and_then(|k| self.run.groups.get(&k)) {
+            return found.clone();
         }
-        let groups = match sides.as_slice() {
-            [Side::Axis(len)] => {
-                let key = (name.to_owned(), *len);
-                match self.run.groups.get(&key) {
-                    Some(groups) => groups.clone(),
-                    None => {
-                        let groups = Rc::new(self.group(elements, &sides));
-                        self.run.groups.insert(key, groups.clone());
-                        groups
-                    }
+        let mut groups: Vec<(Action, BitSet)> = Vec::new();
+        let mut index: FxHashMap<&Verdict, usize> = FxHashMap::default();
+        if let Elements::General(elements) = &self.program.set(self.table, id).elements {
+            for (keys, verdict) in elements {
+                let Some(verdict) = verdict else { continue };
+                let i = *index.entry(verdict).or_insert_with(|| {
+                    groups.push((self.program.action(verdict), BitSet::empty(self.atoms.len())));
+                    groups.len() - 1
+                });
+                match (keys.as_slice(), sides) {
+                    ([Key::Addr(lo, hi)], [Side::Axis(None)]) if lo == hi => groups[i].1.insert(self.atoms.atom(*lo)),
+                    _ => groups[i].1.or_with(&self.element(keys, sides)),
                 }
             }
-            _ => Rc::new(self.group(elements, &sides)),
-        };
-        let hits = groups.iter().map(|(verdict, bits)| (verdict.clone(), bits.and(input)));
-        Ok(hits.filter(|(_, bits)| !bits.is_empty()).collect())
-    }
-
-    /// The element of a hash map with exactly these values, without a search.
-    fn exact_hit<'t>(&self, set: &'t Set, values: &[Value]) -> Option<&'t Option<Verdict>> {
-        let Elements::General(elements) = &set.elements else { return None };
-        let key = |value: &Value| match value {
-            Value::Addr(a) => Some(Key::Addr(*a, *a)),
-            Value::Proto(p) => Some(Key::Proto(*p)),
-            Value::Port(p) => Some(Key::Service(*p, *p)),
-            Value::PodInterface | Value::Absent => None,
-        };
-        elements.get(&values.iter().map(key).collect::<Option<Vec<Key>>>()?)
-    }
-
-    fn group(
-        &self,
-        elements: &std::collections::BTreeMap<Vec<Key>, Option<Verdict>>,
-        sides: &[Side],
-    ) -> Vec<(Verdict, BitSet)> {
-        let mut groups: Vec<(Verdict, BitSet)> = Vec::new();
-        let mut index: HashMap<&Verdict, usize> = HashMap::new();
-        for (keys, verdict) in elements {
-            let Some(verdict) = verdict else { continue };
-            let i = *index.entry(verdict).or_insert_with(|| {
-                groups.push((verdict.clone(), BitSet::empty(self.atoms.len())));
-                groups.len() - 1
-            });
-            match (keys.as_slice(), sides) {
-                ([Key::Addr(lo, hi)], [Side::Axis(None)]) if lo == hi => groups[i].1.insert(self.atoms.atom(*lo)),
-                _ => groups[i].1.or_with(&self.element(keys, sides)),
-            }
+        }
+        let groups = Rc::new(groups);
+        if let Some(key) = key {
+            self.run.groups.insert(key, groups.clone());
         }
         groups
     }

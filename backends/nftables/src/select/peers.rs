@@ -59,7 +59,13 @@ impl Selector<'_> {
     fn exact(&self, set: &PeerSet, family: Family) -> Exact {
         let blocks = set.unbound.family(family);
         let mut exact = Exact::default();
-        for (class, members) in self.members[family as usize].iter().enumerate() {
+        let members = &self.members[family as usize];
+        if blocks.is_empty() {
+            exact.pods = set.classes.iter().flat_map(|class| members[class].iter().copied()).collect();
+            exact.pods.sort_unstable();
+            return exact;
+        }
+        for (class, members) in members.iter().enumerate() {
             let allowed = set.classes.contains(class);
             for &addr in members {
                 match (allowed, blocks.contains(addr)) {

@@ -13,9 +13,15 @@ use crate::read::validate::selector::selector;
 const MAX_NETWORKS: usize = 25;
 
 /// Checks a peer; exactly one of its fields must be set.
-pub(super) fn peer(kind: Kind, written: Peer, report: &Report<'_, '_>, path: &Path<'_>) -> Option<ClusterPeer> {
+pub(super) fn peer(
+    kind: Kind,
+    written: Peer,
+    report: &Report<'_, '_>,
+    path: &Path<'_>,
+) -> Option<ClusterPeer> {
     let Peer { namespaces, pods, nodes, networks, domain_names } = written;
-    let set = [namespaces.is_some(), pods.is_some(), nodes.is_some(), networks.is_some(), domain_names.is_some()];
+    let set =
+        [namespaces.is_some(), pods.is_some(), nodes.is_some(), networks.is_some(), domain_names.is_some()];
     if !one_of(set.into_iter().filter(|s| *s).count(), report, path) {
         return None;
     }
@@ -26,7 +32,10 @@ pub(super) fn peer(kind: Kind, written: Peer, report: &Report<'_, '_>, path: &Pa
         return None;
     }
     if let Some(labels) = namespaces {
-        return Some(ClusterPeer::Pods(selector(&labels, report, &path.key("namespaces")), Selector::default()));
+        return Some(ClusterPeer::Pods(
+            selector(&labels, report, &path.key("namespaces")),
+            Selector::default(),
+        ));
     }
     if let Some(labels) = nodes {
         return Some(ClusterPeer::Nodes(selector(&labels, report, &path.key("nodes"))));

@@ -157,7 +157,10 @@ pub(in crate::read) fn ip(text: &str, report: &Report<'_, '_>, path: &Path<'_>) 
         None => report.error(
             INVALID,
             path,
-            format!("Invalid value: {}: must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)", quote(text)),
+            format!(
+                "Invalid value: {}: must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+                quote(text)
+            ),
         ),
         Some(a) if a.is_ipv4() && a.to_string() != text => {
             report.warn(CIDR_FORM, path, format!("non-standard IP address {}: use \"{a}\"", quote(text)));
@@ -189,9 +192,28 @@ mod tests {
             assert_eq!(got.as_deref(), Some(expect), "{text}");
         }
         for text in [
-            "", "/", "10.0.0.0", "10.0.0.0/33", "10.0.0.256/32", "fd00:::/8", "10.0.0.0/-1", "10.0.0.0/+1", " 10.0.0.0/8",
-            "10.0.0.0/255.0.0.0", "10.0.0/8", "10.0.0.0.0/8", "::/129", "fd00::%eth0/64", "1:2:3:4:5:6:7:8:9/8",
-            "10.0.0.0/8/8", "0x0a.0.0.0/8", "::ffff:10.0.0.0/", "1e1.0.0.0/8", "10.0.0.0/256", "12345::/16", ":1::/16",
+            "",
+            "/",
+            "10.0.0.0",
+            "10.0.0.0/33",
+            "10.0.0.256/32",
+            "fd00:::/8",
+            "10.0.0.0/-1",
+            "10.0.0.0/+1",
+            " 10.0.0.0/8",
+            "10.0.0.0/255.0.0.0",
+            "10.0.0/8",
+            "10.0.0.0.0/8",
+            "::/129",
+            "fd00::%eth0/64",
+            "1:2:3:4:5:6:7:8:9/8",
+            "10.0.0.0/8/8",
+            "0x0a.0.0.0/8",
+            "::ffff:10.0.0.0/",
+            "1e1.0.0.0/8",
+            "10.0.0.0/256",
+            "12345::/16",
+            ":1::/16",
         ] {
             assert_eq!(Written::parse(text).and_then(Written::masked), None, "{text}");
         }

@@ -17,7 +17,11 @@ pub(in crate::read) fn check_labels(labels: &Labels, report: &Report<'_, '_>, pa
 }
 
 /// Checks a selector and gives its requirements. Where something is wrong it is reported, and the result is useless.
-pub(in crate::read) fn selector(written: &LabelSelector, report: &Report<'_, '_>, path: &Path<'_>) -> Selector {
+pub(in crate::read) fn selector(
+    written: &LabelSelector,
+    report: &Report<'_, '_>,
+    path: &Path<'_>,
+) -> Selector {
     let mut requirements = Vec::new();
     if let Some(labels) = &written.match_labels {
         check_labels(labels, report, &path.key("matchLabels"));
@@ -73,7 +77,9 @@ fn requirement(
             None
         }
     };
-    names::qualified(&written.key).iter().for_each(|why| invalid(report, &path.key("key"), &written.key, why));
+    names::qualified(&written.key)
+        .iter()
+        .for_each(|why| invalid(report, &path.key("key"), &written.key, why));
     for (i, value) in written.values.iter().flatten().enumerate() {
         names::label_value(value).iter().for_each(|why| invalid(report, &at.index(i), value, why));
     }

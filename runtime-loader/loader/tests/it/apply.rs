@@ -33,6 +33,20 @@ fn a_bundle_comes_into_force_once() {
 }
 
 #[test]
+fn a_moved_policy_changes_the_comments() {
+    let netns = Netns::new();
+    let at = |line: u32| bundle(&a().replace("\" goto deny_c0c0", "").replace("policies.yaml:12:3", &format!("policies.yaml:{line}:3")));
+    netns.apply(&at(12), "applied");
+    assert!(!netns.lock_file().exists());
+    netns.apply(&at(12), "unchanged");
+    netns.apply(&at(14), "comments updated");
+    let listing = netns.sh("nft list ruleset");
+    assert!(listing.contains("policies.yaml:14:3"), "{listing}");
+    netns.apply(&at(14), "unchanged");
+    netns.load(&["status"], 0);
+}
+
+#[test]
 fn every_way_ends_where_a_fresh_start_ends() {
     let netns = Netns::new();
     for script in [a(), b(), c(), a(), unnamed_b(), a(), c(), b(), b()] {

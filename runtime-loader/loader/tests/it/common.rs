@@ -70,6 +70,12 @@ impl Netns {
         text
     }
 
+    /// Where the loader's lock file is while there is one.
+    pub(crate) fn lock_file(&self) -> PathBuf {
+        let inode = self.sh("stat -L -c %i /proc/self/ns/net");
+        PathBuf::from(format!("/run/netpol-loader.{}.lock", inode.trim()))
+    }
+
     /// Our tables as the kernel has them; whatever does not parse fails the test.
     pub(crate) fn tables(&self) -> BTreeMap<Family, Table> {
         let mut ruleset = Ruleset::default();

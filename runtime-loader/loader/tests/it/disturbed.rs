@@ -157,5 +157,42 @@ fn two_at_once() {
         }
         netns.load(&["status"], 0);
         assert!(wanted.contains(&netns.tables()), "round {round}");
+        assert!(!netns.lock_file().exists(), "round {round}");
     }
+}
+
+/// nft, but it takes a second before it changes anything.
+fn slow_nft() -> Dir {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = Dir(std::env::temp_dir().join(format!("netpol-slow-nft-{}", std::process::id())));
+    std::fs::create_dir(&dir.0).unwrap();
+    let nft = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft"].into_iter().find(|path| Path::new(path).exists());
+    let script = format!("#!/bin/sh\n[ \"$1\" = -f ] && /bin/sleep 1\nexec {} \"$@\"\n", nft.unwrap());
+    let path = dir.file("nft");
+    std::fs::write(&path, script).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    dir
+}
+
+#[test]
+fn a_successor_waits_for_the_nft_of_a_killed_loader() {
+    let netns = Netns::new();
+    let slow = slow_nft();
+    let bundles = [bundle(&a()), bundle(&b())];
+    let loader = netns.loader().get_args().last().unwrap().to_owned();
+    let mut command = netns.command(loader.to_str().unwrap());
+    let path = format!("{}:{}", slow.path(), std::env::var("PATH").unwrap());
+    command.args(["apply", bundles[0].path()]).env("PATH", path).stdout(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // Its nft sleeps, and the kernel has nothing yet.
+    assert!(netns.lock_file().exists());
+    assert_eq!(netns.sh("nft list ruleset"), "");
+    // Were this one to go first, the other's rules would come after it.
+    netns.apply(&bundles[1], "applied");
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(netns.tables(), fresh(&b()));
+    assert!(!netns.lock_file().exists());
 }
