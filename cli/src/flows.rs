@@ -128,7 +128,8 @@ pub(crate) struct Line {
 /// Reads a file of flows. Every line must be right: the first that is not is the error, with its number.
 pub(crate) fn read(path: &Path, names: &Names) -> Result<Vec<Line>, Failure> {
     let bytes = input::read_file(path)?;
-    let text = String::from_utf8(bytes).map_err(|_| Failure::Unusable(format!("{}: not UTF-8", path.display())))?;
+    let text =
+        String::from_utf8(bytes).map_err(|_| Failure::Unusable(format!("{}: not UTF-8", path.display())))?;
     let mut lines = Vec::new();
     for (i, text) in text.lines().enumerate().filter(|(_, text)| !text.trim().is_empty()) {
         let fail = |message: String| Failure::Unusable(format!("{}:{}: {message}", path.display(), i + 1));

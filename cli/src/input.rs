@@ -9,9 +9,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// The largest file that is read, in bytes. The largest cluster that figures are quoted for has 74 MB.
-const MAX_FILE: u64 = 512 << 20;
+const MAX_FILE: u64 = 256 << 20;
 /// The most bytes that are read in all.
-const MAX_TOTAL: u64 = 1 << 30;
+const MAX_TOTAL: u64 = 512 << 20;
 /// The most files that are read.
 const MAX_FILES: usize = 100_000;
 /// The deepest nesting of directories.
@@ -52,7 +52,12 @@ pub(crate) fn read(paths: &[PathBuf]) -> Result<Sources, Failure> {
     Ok(sources)
 }
 
-fn walk(dir: &Path, depth: usize, files: &mut Vec<PathBuf>, seen: &mut BTreeSet<PathBuf>) -> Result<(), Failure> {
+fn walk(
+    dir: &Path,
+    depth: usize,
+    files: &mut Vec<PathBuf>,
+    seen: &mut BTreeSet<PathBuf>,
+) -> Result<(), Failure> {
     let real = fs::canonicalize(dir).map_err(|e| Failure::io(dir, &e))?;
     // A directory that was seen already is a loop of links, or was named twice.
     if !seen.insert(real) {
@@ -92,8 +97,11 @@ pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, Failure> {
         .custom_flags(O_NONBLOCK)
         .open(path)
         .map_err(|e| Failure::io(path, &e))?;
-    let kind = file.metadata().map_err(|e| Failure::io(path, &e))?.file_type();
-    if !kind.is_file() {
+    let meta = file.metadata().map_err(|e| Failure::io(path, &e))?;
+    if meta.len() > MAX_FILE {
+        return Err(too_large(path));
+    }
+    if !meta.is_file() {
         // Opened without blocking, a pipe with a writer would report "try again": read it the ordinary way.
         let piped = path.starts_with("/dev/fd") || path.starts_with("/proc/self/fd");
         if piped {
@@ -108,7 +116,11 @@ fn read_bounded(reader: impl Read, path: &Path) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     reader.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|e| Failure::io(path, &e))?;
     if bytes.len() as u64 > MAX_FILE {
-        return Err(Failure::Unusable(format!("{}: larger than {} MiB", path.display(), MAX_FILE >> 20)));
+        return Err(too_large(path));
     }
     Ok(bytes)
+}
+
+fn too_large(path: &Path) -> Failure {
+    Failure::Unusable(format!("{}: larger than {} MiB", path.display(), MAX_FILE >> 20))
 }

@@ -82,7 +82,8 @@ pub(crate) fn compile(mut input: Input) -> Result<Compiled, Failure> {
     clock.lap("lower");
     let verified = verify(unit.clone()).map_err(|v| Failure::Bug(format!("lowering broke the IR: {v:?}")))?;
     let mut stats = Vec::new();
-    let optimized = passes::run(verified, |s| stats.push(s.clone())).map_err(|e| Failure::Bug(e.to_string()))?;
+    let optimized =
+        passes::run(verified, |s| stats.push(s.clone())).map_err(|e| Failure::Bug(e.to_string()))?;
     clock.lap("passes");
     let matrix = fold(&optimized);
     clock.lap("fold");

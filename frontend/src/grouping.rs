@@ -32,9 +32,13 @@ pub(crate) struct Grouping<'m> {
     /// The group of every pod address: pod index, address, group.
     pub(crate) addrs: Vec<(usize, IpAddr, usize)>,
     by_namespace: BTreeMap<&'m str, Vec<usize>>,
-    selected: RefCell<HashMap<(Option<Selector>, Option<String>, Selector), Vec<usize>>>,
+    selected: RefCell<HashMap<SelectorKey, Vec<usize>>>,
 }
 
+/// A peer's namespace selector, or else the policy's own namespace, and its pod selector.
+type SelectorKey = (Option<Selector>, Option<String>, Selector);
+
+/// What policies can see of a pod: namespace, labels, named ports.
 type Look<'m> = (&'m str, &'m Labels, Vec<&'m ContainerPort>);
 
 impl<'m> Grouping<'m> {
@@ -63,7 +67,8 @@ impl<'m> Grouping<'m> {
             let named = pod.ports.iter().filter(|p| p.name.is_some()).collect::<Vec<_>>();
             for &addr in &pod.addrs {
                 let (family, number) = (Family::of(addr), bits(addr));
-                let start = self.bounds.addrs[family as usize].range(..=number).next_back().copied().unwrap_or(0);
+                let start =
+                    self.bounds.addrs[family as usize].range(..=number).next_back().copied().unwrap_or(0);
                 let blocks = &self.blocks;
                 let inside = stretches.entry((family, start)).or_insert_with(|| {
                     let has = |(i, b): (usize, &Block)| b.contains(addr).then_some(i as u32);
@@ -127,13 +132,16 @@ pub(crate) fn node_blocks(model: &Model, selector: &Selector) -> Vec<Block> {
 
 fn all_blocks(model: &Model) -> BTreeSet<Block> {
     let mut blocks = BTreeSet::new();
-    let rules = model.policies.iter().flat_map(|p| p.ingress.iter().flatten().chain(p.egress.iter().flatten()));
+    let rules =
+        model.policies.iter().flat_map(|p| p.ingress.iter().flatten().chain(p.egress.iter().flatten()));
     for peer in rules.flat_map(|r| r.peers.iter().flatten()) {
         if let PeerKind::Block(block) = &peer.kind {
             blocks.insert(block.clone());
         }
     }
-    for peer in model.cluster_policies.iter().flat_map(|p| p.ingress.iter().chain(&p.egress)).flat_map(|r| &r.peers) {
+    for peer in
+        model.cluster_policies.iter().flat_map(|p| p.ingress.iter().chain(&p.egress)).flat_map(|r| &r.peers)
+    {
         match peer {
             ClusterPeer::Networks(cidrs) => blocks.extend(cidrs.iter().map(|c| Block::whole(*c))),
             ClusterPeer::Nodes(selector) => blocks.extend(node_blocks(model, selector)),
@@ -146,7 +154,8 @@ fn all_blocks(model: &Model) -> BTreeSet<Block> {
 fn port_bounds(model: &Model) -> Bounds {
     let mut bounds = Bounds::default();
     let mut names: BTreeSet<&str> = BTreeSet::new();
-    let rules = model.policies.iter().flat_map(|p| p.ingress.iter().flatten().chain(p.egress.iter().flatten()));
+    let rules =
+        model.policies.iter().flat_map(|p| p.ingress.iter().flatten().chain(p.egress.iter().flatten()));
     let ports = rules.flat_map(|r| r.ports.iter().flatten());
     let tiered = model.cluster_policies.iter().flat_map(|p| p.ingress.iter().chain(&p.egress));
     for port in ports.chain(tiered.flat_map(|r| r.ports.iter().flatten())) {

@@ -90,7 +90,11 @@ impl Lowering<'_> {
             let mut number = 0;
             for (direction, rules) in ingress.into_iter().chain(egress) {
                 let set = self.set(subject.clone(), Vec::new());
-                self.unit.isolations.push(Isolation { direction, subject: set, origins: vec![model.policy_origin(i)] });
+                self.unit.isolations.push(Isolation {
+                    direction,
+                    subject: set,
+                    origins: vec![model.policy_origin(i)],
+                });
                 for rule in rules {
                     let draft = Draft {
                         tier: Tier::NetworkPolicy,

@@ -59,7 +59,9 @@ impl Pod {
     /// The number of the first port with this name (and protocol, if one is asked for), with its protocol: what a
     /// named port of a policy means on this pod.
     pub fn named_port(&self, transport: Option<Transport>, name: &str) -> Option<(Transport, u16)> {
-        let fits = |p: &&ContainerPort| p.name.as_deref() == Some(name) && transport.is_none_or(|t| t == p.transport);
+        let fits = |p: &&ContainerPort| {
+            p.name.as_deref() == Some(name) && transport.is_none_or(|t| t == p.transport)
+        };
         self.ports.iter().find(fits).map(|p| (p.transport, p.port))
     }
 }

@@ -74,7 +74,8 @@ impl<'m> SetReference<'m> {
         let pod = self.grouping.groups[group].pod;
         let mut keys = Vec::new();
         for &i in self.isolating(group, direction).iter() {
-            for (k, rule) in rules(&self.model.policies[i], direction).unwrap_or_default().iter().enumerate() {
+            for (k, rule) in rules(&self.model.policies[i], direction).unwrap_or_default().iter().enumerate()
+            {
                 let Some(ports) = &rule.ports else {
                     keys.push((i, k, None));
                     continue;
@@ -85,13 +86,16 @@ impl<'m> SetReference<'m> {
                     }
                     PolicyPort::Named { transport, name } => {
                         direction == Direction::Ingress
-                            && pod.named_port(*transport, name)
+                            && pod
+                                .named_port(*transport, name)
                                 .is_some_and(|(t, n)| PortSpan::port(t, n).matches(protocol, port))
                     }
                 });
                 if plain {
                     keys.push((i, k, None));
-                } else if direction == Direction::Egress && ports.iter().any(|p| matches!(p, PolicyPort::Named { .. })) {
+                } else if direction == Direction::Egress
+                    && ports.iter().any(|p| matches!(p, PolicyPort::Named { .. }))
+                {
                     keys.push((i, k, Some((protocol, port))));
                 }
             }
@@ -154,7 +158,8 @@ impl<'m> SetReference<'m> {
         if let Some(found) = cached {
             return found;
         }
-        let mut all = Permitted { groups: BitSet::empty(self.grouping.groups.len()), unbound: AddrSet::default() };
+        let mut all =
+            Permitted { groups: BitSet::empty(self.grouping.groups.len()), unbound: AddrSet::default() };
         for &key in &keys {
             let one = self.rule(direction, key);
             all.groups.or_with(&one.groups);
@@ -177,13 +182,16 @@ impl<'m> SetReference<'m> {
         let groups = peers.iter().enumerate().map(|(i, a)| (i, a.is_some_and(asks))).collect();
         let mut unbound = AddrSet::default();
         for family in Family::ALL {
-            let mut starts: Vec<u128> = self.grouping.bounds.addrs[family as usize].iter().copied().chain([0]).collect();
+            let mut starts: Vec<u128> =
+                self.grouping.bounds.addrs[family as usize].iter().copied().chain([0]).collect();
             starts.sort_unstable();
             starts.dedup();
             let ends = starts.iter().skip(1).map(|s| s - 1).chain([family.max()]);
             let stretches = starts.iter().copied().zip(ends);
             // An unbound representative: an endpoint's address would be judged by its labels.
-            let free = |lo: u128, hi: u128| (lo..=hi).map(|x| family.addr(x)).find(|a| self.model.pod_at(*a).is_none());
+            let free = |lo: u128, hi: u128| {
+                (lo..=hi).map(|x| family.addr(x)).find(|a| self.model.pod_at(*a).is_none())
+            };
             let ranges = stretches.filter(|&(lo, hi)| free(lo, hi).is_some_and(asks)).collect();
             match family {
                 Family::V4 => unbound.v4 = Ranges::new(ranges),
@@ -229,7 +237,13 @@ impl Reference for SetReference<'_> {
         self.model.nodes.get(node).map(|n| n.addrs.clone()).unwrap_or_default()
     }
 
-    fn permits(&self, group: usize, direction: Direction, protocol: Protocol, port: u16) -> Option<Rc<Permitted>> {
+    fn permits(
+        &self,
+        group: usize,
+        direction: Direction,
+        protocol: Protocol,
+        port: u16,
+    ) -> Option<Rc<Permitted>> {
         let key = (group, direction, protocol, port);
         if let Some(known) = self.cache.borrow().answers.get(&key) {
             return known.clone();

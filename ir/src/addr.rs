@@ -125,7 +125,9 @@ impl Cidr {
 
     /// Whether the block has all of `other` (an equal block counts).
     pub fn covers(&self, other: &Cidr) -> bool {
-        self.family == other.family && self.len <= other.len && other.base & self.family.mask(self.len) == self.base
+        self.family == other.family
+            && self.len <= other.len
+            && other.base & self.family.mask(self.len) == self.base
     }
 }
 
@@ -272,10 +274,7 @@ pub struct AddrSet {
 impl AddrSet {
     /// Every address of both families.
     pub fn all() -> AddrSet {
-        AddrSet {
-            v4: Ranges::new(vec![(0, Family::V4.max())]),
-            v6: Ranges::new(vec![(0, Family::V6.max())]),
-        }
+        AddrSet { v4: Ranges::new(vec![(0, Family::V4.max())]), v6: Ranges::new(vec![(0, Family::V6.max())]) }
     }
 
     /// The union of these blocks, each less its own exceptions.

@@ -14,7 +14,10 @@ pub struct Bindings {
 
 impl Bindings {
     /// The index of all addresses of endpoints and hosts.
-    pub fn new(endpoints: &PrimaryMap<Endpoint, EndpointData>, hosts: &PrimaryMap<Host, HostData>) -> Bindings {
+    pub fn new(
+        endpoints: &PrimaryMap<Endpoint, EndpointData>,
+        hosts: &PrimaryMap<Host, HostData>,
+    ) -> Bindings {
         let mut bindings = Bindings::default();
         for (endpoint, data) in endpoints.iter() {
             for &(addr, class) in &data.addrs {
@@ -69,7 +72,8 @@ pub(crate) fn decide(
 impl SetData {
     /// Whether a peer is in the set.
     pub fn contains(&self, addr: IpAddr, class: Option<Class>) -> bool {
-        class.is_some_and(|c| self.classes.binary_search(&c).is_ok()) || self.blocks.iter().any(|b| b.contains(addr))
+        class.is_some_and(|c| self.classes.binary_search(&c).is_ok())
+            || self.blocks.iter().any(|b| b.contains(addr))
     }
 }
 
@@ -87,7 +91,13 @@ impl Unit {
     }
 
     /// Whether the rules of a subject permit a flow in a direction: Admin, then NetworkPolicy, then Baseline.
-    fn permits(&self, subject: Class, direction: Direction, peer: (IpAddr, Option<Class>), flow: &Flow) -> bool {
+    fn permits(
+        &self,
+        subject: Class,
+        direction: Direction,
+        peer: (IpAddr, Option<Class>),
+        flow: &Flow,
+    ) -> bool {
         let first_match = |tier: Tier| {
             let matching = self.rules.values().filter(|r| {
                 r.tier == tier

@@ -3,7 +3,7 @@
 //! A peer is either *bound* (its address belongs to a class) or not. The answer for a bound peer depends on its class
 //! alone, the answer for any other address on the address alone; [`PeerSet`] keeps the two apart, so union,
 //! intersection and difference are exact. That is sound because a class lies wholly inside or wholly outside of every
-//! block that a rule uses (invariant U6 of [`crate::verify`]).
+//! set of blocks that a rule uses (invariant U6 of [`crate::verify`]).
 
 use crate::addr::{AddrSet, Family};
 use crate::bitset::BitSet;
@@ -154,9 +154,8 @@ impl Matrix {
         protocol: Protocol,
         port: u16,
     ) -> bool {
-        self.profile(subject, direction).is_none_or(|profile| {
-            self.peers[profile.cell(protocol, port).peers].contains(peer.0, peer.1)
-        })
+        self.profile(subject, direction)
+            .is_none_or(|profile| self.peers[profile.cell(protocol, port).peers].contains(peer.0, peer.1))
     }
 
     /// The verdict on a flow. Build the bindings once with [`Bindings::new`].
@@ -321,7 +320,8 @@ impl<'a> Folder<'a> {
                 match cells.last_mut() {
                     Some(last) if last.peers == cell.peers => {
                         last.hi = hi;
-                        let merged: BTreeSet<Origin> = last.origins.iter().chain(&cell.origins).copied().collect();
+                        let merged: BTreeSet<Origin> =
+                            last.origins.iter().chain(&cell.origins).copied().collect();
                         last.origins = merged.into_iter().collect();
                     }
                     _ => cells.push(cell),
@@ -387,7 +387,8 @@ impl<'a> Folder<'a> {
     fn tiers(&mut self, rules: &[Rule], isolated: bool) -> PeerSet {
         let n = self.unit.classes.len();
         let unit = self.unit;
-        let tier = |t: Tier| -> Vec<Rule> { rules.iter().copied().filter(|&r| unit.rules[r].tier == t).collect() };
+        let tier =
+            |t: Tier| -> Vec<Rule> { rules.iter().copied().filter(|&r| unit.rules[r].tier == t).collect() };
         let (admin, v1, baseline) = (tier(Tier::Admin), tier(Tier::NetworkPolicy), tier(Tier::Baseline));
         let (accepted, open) = self.ordered_tier(&admin, PeerSet::all(n));
         let rest = if isolated {

@@ -99,7 +99,13 @@ pub trait Reference {
     /// The node's own addresses.
     fn node_addresses(&self, node: &str) -> Vec<IpAddr>;
     /// Who a group may talk to; `None` = everyone. Constant between the bounds of [`Reference::constants`].
-    fn permits(&self, group: usize, direction: Direction, protocol: Protocol, port: u16) -> Option<Rc<Permitted>>;
+    fn permits(
+        &self,
+        group: usize,
+        direction: Direction,
+        protocol: Protocol,
+        port: u16,
+    ) -> Option<Rc<Permitted>>;
     /// Whether packets that do not open a connection must be dropped (`true`: a NetworkPolicy isolates the group) or
     /// must pass (`false`: no policy selects it); `None` where either will do.
     fn isolated(&self, group: usize) -> Option<bool>;

@@ -127,7 +127,9 @@ fn ids(unit: &Unit, found: &mut Found) {
         }
     }
     for isolation in &unit.isolations {
-        found.check(unit.sets.is_valid(isolation.subject), "U1", || missing("an isolation", isolation.subject));
+        found.check(unit.sets.is_valid(isolation.subject), "U1", || {
+            missing("an isolation", isolation.subject)
+        });
     }
     for (rule, data) in unit.rules.iter() {
         found.check(unit.sets.is_valid(data.subject), "U1", || missing(rule, data.subject));
@@ -138,7 +140,9 @@ fn ids(unit: &Unit, found: &mut Found) {
 
 fn sets(unit: &Unit, found: &mut Found) {
     for (set, data) in unit.sets.iter() {
-        found.check(ascends(&data.classes), "U2", || format!("the classes of {set} are not sorted and unique"));
+        found.check(ascends(&data.classes), "U2", || {
+            format!("the classes of {set} are not sorted and unique")
+        });
         for Block { cidr, except } in &data.blocks {
             let same = except.iter().all(|e| e.family() == cidr.family());
             found.check(same, "U9", || format!("the block {cidr} of {set} excepts another family"));
@@ -160,7 +164,9 @@ fn rules(unit: &Unit, found: &mut Found) {
     }
     let mut actions: BTreeMap<(Tier, Direction, u32), Action> = BTreeMap::new();
     for (rule, data) in unit.rules.iter() {
-        found.check(blockless(data.subject), "U3", || format!("{}, subject of {rule}, has blocks", data.subject));
+        found.check(blockless(data.subject), "U3", || {
+            format!("{}, subject of {rule}, has blocks", data.subject)
+        });
         found.check(ascends(&data.origins), "U10", || format!("{rule} has unsorted origins"));
         let plain = data.tier != Tier::NetworkPolicy || (data.action == Action::Accept && data.order == 0);
         found.check(plain, "U7", || format!("{rule} of the tier networkpolicy is not `0 ... accept`"));
@@ -184,7 +190,9 @@ fn names(unit: &Unit, found: &mut Found) {
     let hosts: Vec<&str> = unit.hosts.values().map(|h| h.name.as_str()).collect();
     found.check(ascends(&hosts), "U12", || "nodes are not sorted by name, or two have one name".into());
     let endpoints: Vec<&str> = unit.endpoints.values().map(|e| e.name.as_str()).collect();
-    found.check(ascends(&endpoints), "U12", || "endpoints are not sorted by name, or two have one name".into());
+    found.check(ascends(&endpoints), "U12", || {
+        "endpoints are not sorted by name, or two have one name".into()
+    });
     for (host, data) in unit.hosts.iter() {
         found.check(ascends(&data.addrs), "U13", || format!("the addresses of {host} are not sorted"));
     }
@@ -222,7 +230,9 @@ fn straddling(unit: &Unit, found: &mut Found) {
             };
             let set = unit.sets.iter().find(|(_, data)| splits(data)).map(|(set, _)| set.to_string());
             let set = set.unwrap_or_else(|| "a set".into());
-            found.check(false, "U6", || format!("{class} has {other} and {addr}, of which {set}'s blocks have one"));
+            found.check(false, "U6", || {
+                format!("{class} has {other} and {addr}, of which {set}'s blocks have one")
+            });
         }
     }
 }

@@ -113,7 +113,9 @@ impl Artifact for Machine {
         port: u16,
     ) -> BitSet {
         let family = atoms.family();
-        let Some(table) = self.ruleset.tables.get(&nft_family(family)) else { return BitSet::full(atoms.len()) };
+        let Some(table) = self.ruleset.tables.get(&nft_family(family)) else {
+            return BitSet::full(atoms.len());
+        };
         let run = self.run.get_or_insert_with(|| symbolic::Run::new(table));
         run.permitted(table, atoms, local, direction, protocol, port)
     }
@@ -133,7 +135,9 @@ fn find_element<'s>(set: &'s Set, values: &[Value]) -> Option<&'s Option<nft::Ve
         (Elements::Addrs(list), [Value::Addr(addr)]) => list.binary_search(addr).ok().map(|_| IN_SET),
         (Elements::Addrs(_), _) => None,
         (Elements::General(elements), values) if set.interval => {
-            let has = |keys: &[Key]| keys.len() == values.len() && keys.iter().zip(values).all(|(k, v)| key_has(k, v));
+            let has = |keys: &[Key]| {
+                keys.len() == values.len() && keys.iter().zip(values).all(|(k, v)| key_has(k, v))
+            };
             elements.iter().find(|(keys, _)| has(keys)).map(|(_, verdict)| verdict)
         }
         (Elements::General(elements), values) => {

@@ -13,7 +13,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Prints a ruleset as a script. `header` becomes comment lines at the top.
 pub fn emit(ruleset: &Ruleset, header: &[String]) -> String {
-    let elements: usize = ruleset.tables.values().flat_map(|t| t.sets.values()).map(|s| s.elements.len()).sum();
+    let elements: usize =
+        ruleset.tables.values().flat_map(|t| t.sets.values()).map(|s| s.elements.len()).sum();
     let mut out = String::with_capacity(4096 + elements * 16);
     out.push_str("#!/usr/sbin/nft -f\n");
     for line in header {

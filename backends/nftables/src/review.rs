@@ -2,25 +2,30 @@
 //!
 //! The artifact names its objects by their content, so every change of a policy renames what it touches, and a
 //! line-by-line comparison shows whole sets as new. For review the same rules get names from the policies behind them
-//! (their comments, without places): `pods_shop/db-test`. Objects that would get the same name are numbered in the
+//! (without places): `pods_shop/db-test`. Objects that would get the same name are numbered in the
 //! order of their content. The marker of the version is left out, since it changes with everything.
 
+use crate::select::{Origins, Plan, comment};
 use netpolc_bundle::nft::{Chain, Elements, Outcome, Ruleset, Set, Table, Verdict};
 use std::collections::BTreeMap;
 
 /// The longest name of an object before its number.
 const NAME_LENGTH: usize = 100;
 
-/// A ruleset for review, and the artifact's name of each object by its name for review.
-pub fn for_review(ruleset: &Ruleset) -> (Ruleset, BTreeMap<String, String>) {
+/// The rules of a plan for review, and the artifact's name of each object by its name for review. `origins` should give
+/// labels without places.
+pub fn for_review(plan: &Plan, origins: &dyn Origins) -> (Ruleset, BTreeMap<String, String>) {
     let mut review = Ruleset::default();
     let mut back = BTreeMap::new();
-    for (family, table) in &ruleset.tables {
-        let names = names(table);
+    let label = |name: &String| comment(origins, plan.provenance.get(name).into_iter().flatten().copied());
+    for (family, table) in &plan.ruleset.tables {
+        let names = names(table, &label);
         let rename = |name: &String| names.get(name).cloned().unwrap_or_else(|| name.clone());
         let mut renamed = Table { flush: table.flush, ..Table::default() };
         for (name, set) in &table.sets {
-            renamed.sets.insert(rename(name), rename_set(set, &rename));
+            let mut set = rename_set(set, &rename);
+            set.comment = set.comment.or_else(|| label(name));
+            renamed.sets.insert(rename(name), set);
         }
         for (name, chain) in table.chains.iter().filter(|(name, _)| !name.starts_with("version_")) {
             renamed.chains.insert(rename(name), rename_chain(chain, &rename));
@@ -32,13 +37,11 @@ pub fn for_review(ruleset: &Ruleset) -> (Ruleset, BTreeMap<String, String>) {
 }
 
 /// The names for review of the objects that are named by content.
-fn names(table: &Table) -> BTreeMap<String, String> {
-    let sets = table.sets.iter().map(|(name, set)| (name, set.comment.as_deref()));
-    let chains = table.chains.iter().map(|(name, chain)| (name, chain.comment.as_deref()));
+fn names(table: &Table, label: &impl Fn(&String) -> Option<String>) -> BTreeMap<String, String> {
     let mut groups: BTreeMap<String, Vec<&String>> = BTreeMap::new();
-    for (name, comment) in sets.chain(chains) {
+    for name in table.sets.keys().chain(table.chains.keys()) {
         let Some((kind, _)) = name.rsplit_once('_').filter(|(_, hash)| is_hash(hash)) else { continue };
-        let slug = slug(comment.unwrap_or_default());
+        let slug = slug(&label(name).unwrap_or_default());
         let base = if slug.is_empty() { kind.to_owned() } else { format!("{kind}_{slug}") };
         groups.entry(base).or_default().push(name);
     }

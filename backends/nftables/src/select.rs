@@ -19,7 +19,9 @@ mod peers;
 mod profile;
 
 use crate::limits;
-use netpolc_bundle::nft::{self, Chain, Elements, Field, Hook, Key, KeyType, Match, Outcome, Rule, Ruleset, Set, Table, Verdict};
+use netpolc_bundle::nft::{
+    self, Chain, Elements, Field, Hook, Key, KeyType, Match, Outcome, Rule, Ruleset, Set, Table, Verdict,
+};
 use netpolc_ir::addr::{Family, bits};
 use netpolc_ir::matrix::{Matrix, Peers, Profile};
 use netpolc_ir::unit::{Class, Direction, Host, Origin};
@@ -77,11 +79,19 @@ pub struct Plan {
     pub provenance: BTreeMap<String, Vec<Origin>>,
 }
 
-/// An object of the ruleset that several nodes share.
+/// An object of the ruleset that several nodes share, without a comment: objects of equal content are one, and the
+/// comment names the policies behind all of its uses on a node.
 #[derive(Debug, Clone)]
-enum Object {
-    Set(String, Rc<Set>),
-    Chain(String, Rc<Chain>, Rc<Vec<Origin>>),
+struct Object {
+    name: String,
+    content: Content,
+    origins: Rc<Vec<Origin>>,
+}
+
+#[derive(Debug, Clone)]
+enum Content {
+    Set(Rc<Set>),
+    Chain(Rc<Chain>),
 }
 
 /// A verdict and the objects that it needs.
@@ -135,7 +145,8 @@ impl<'m> Selector<'m> {
             let table = self.table(host, family, nft_family, &mut plan.provenance)?;
             plan.ruleset.tables.insert(nft_family, table);
         }
-        let elements = plan.ruleset.tables.values().flat_map(|t| &t.sets).map(|(_, s)| s.elements.len()).sum();
+        let elements =
+            plan.ruleset.tables.values().flat_map(|t| &t.sets).map(|(_, s)| s.elements.len()).sum();
         if elements > limits::TOTAL_ELEMENTS {
             let object = format!("node {}", self.matrix.hosts[host].name);
             return Err(Unsupported::TooManyElements { object, elements, limit: limits::TOTAL_ELEMENTS });
@@ -155,12 +166,17 @@ impl<'m> Selector<'m> {
         provenance: &mut BTreeMap<String, Vec<Origin>>,
     ) -> Result<Table, Unsupported> {
         let matrix = self.matrix;
-        let mut builder = Builder { family: nft_family, table: Table { flush: true, ..Table::default() }, provenance };
+        let table = Table { flush: true, ..Table::default() };
+        let mut builder = Builder { family: nft_family, table, origins: BTreeMap::new() };
         let mut maps: [BTreeMap<Vec<Key>, Option<Verdict>>; 2] = Default::default();
         let (mut local, mut isolated, mut pairs) = (Vec::new(), Vec::new(), BTreeMap::new());
         for endpoint in matrix.endpoints.values().filter(|e| e.host == host) {
-            let ours: Vec<(u128, Class)> =
-                endpoint.addrs.iter().filter(|(a, _)| Family::of(*a) == family).map(|(a, c)| (bits(*a), *c)).collect();
+            let ours: Vec<(u128, Class)> = endpoint
+                .addrs
+                .iter()
+                .filter(|(a, _)| Family::of(*a) == family)
+                .map(|(a, c)| (bits(*a), *c))
+                .collect();
             for &(addr, class) in &ours {
                 local.push(addr);
                 let profiles = matrix.classes[class].profiles;
@@ -183,13 +199,23 @@ impl<'m> Selector<'m> {
             }
         }
         self.frame(&mut builder, local, isolated, pairs, maps)?;
-        Ok(builder.table)
+        let Builder { mut table, origins, .. } = builder;
+        for (name, origins) in origins {
+            if let Some(chain) = table.chains.get_mut(&name) {
+                label(&mut chain.rules, comment(self.origins, origins.iter().copied()));
+            }
+            let known = provenance.entry(name).or_default();
+            known.extend(origins);
+            known.sort_unstable();
+            known.dedup();
+        }
+        Ok(table)
     }
 
     /// The fixed part: base chain, judge, deny and what they use.
     fn frame(
         &self,
-        builder: &mut Builder<'_>,
+        builder: &mut Builder,
         mut local: Vec<u128>,
         mut isolated: Vec<u128>,
         pairs: BTreeMap<Vec<Key>, Option<Verdict>>,
@@ -198,19 +224,25 @@ impl<'m> Selector<'m> {
         local.sort_unstable();
         isolated.sort_unstable();
         let comment = |text: &str| Some(text.to_owned());
-        builder.set(PODIF, Set {
-            key: vec![KeyType::Ifname],
-            comment: comment("interfaces of the pods of this node; filled by the loader"),
-            ..Set::default()
-        })?;
+        builder.set(
+            PODIF,
+            Set {
+                key: vec![KeyType::Ifname],
+                comment: comment("interfaces of the pods of this node; filled by the loader"),
+                ..Set::default()
+            },
+        )?;
         let addrs = |list, text| Set { elements: Elements::Addrs(list), ..addr_set(comment(text)) };
         builder.set(LOCAL, addrs(local, "the pods of this node"))?;
-        builder.set(SELF, Set {
-            key: vec![KeyType::Addr, KeyType::Addr],
-            comment: comment("a pod always reaches itself"),
-            elements: Elements::General(pairs),
-            ..Set::default()
-        })?;
+        builder.set(
+            SELF,
+            Set {
+                key: vec![KeyType::Addr, KeyType::Addr],
+                comment: comment("a pod always reaches itself"),
+                elements: Elements::General(pairs),
+                ..Set::default()
+            },
+        )?;
         builder.chain(DENY, deny_chain(builder.family));
         builder.chain(SPOOF, spoof_chain());
         let mut judge = Vec::new();
@@ -226,22 +258,28 @@ impl<'m> Selector<'m> {
             }
             let set = Set { map: true, elements: Elements::General(map), ..addr_set(None) };
             let name = builder.named_set(kind, set)?;
-            judge.push(Rule { outcome: Outcome::Vmap(vec![field], name), ..rule(Vec::new(), Verdict::Return) });
+            judge.push(Rule {
+                outcome: Outcome::Vmap(vec![field], name),
+                ..rule(Vec::new(), Verdict::Return)
+            });
         }
         let judge = builder.named_chain("judge", Chain { rules: judge, ..Chain::default() })?;
-        builder.chain(FORWARD, Chain {
-            hook: Some(Hook { priority: PRIORITY }),
-            rules: vec![rule(vec![Match::NotEstablished], Verdict::Goto(judge))],
-            ..Chain::default()
-        });
+        builder.chain(
+            FORWARD,
+            Chain {
+                hook: Some(Hook { priority: PRIORITY }),
+                rules: vec![rule(vec![Match::NotEstablished], Verdict::Goto(judge))],
+                ..Chain::default()
+            },
+        );
         Ok(())
     }
+}
 
-    /// A comment that names origins, as many as fit.
-    fn comment(&self, origins: impl IntoIterator<Item = Origin>) -> Option<String> {
-        let labels: BTreeSet<String> = origins.into_iter().map(|o| clean(&self.origins.label(o))).collect();
-        join_within(labels.into_iter().collect(), limits::COMMENT_BYTES)
-    }
+/// A comment that names origins, as many as fit.
+pub(crate) fn comment(names: &dyn Origins, origins: impl IntoIterator<Item = Origin>) -> Option<String> {
+    let labels: BTreeSet<String> = origins.into_iter().map(|o| clean(&names.label(o))).collect();
+    join_within(labels.into_iter().collect(), limits::COMMENT_BYTES)
 }
 
 /// Only what a quoted string of nft can hold.
@@ -282,6 +320,14 @@ fn rule(matches: Vec<Match>, verdict: Verdict) -> Rule {
     Rule { matches, counter: false, outcome: Outcome::Verdict(verdict), comment: None }
 }
 
+/// Puts a comment that may change to the first rule of a chain. Rules are made anew whenever a script is loaded; a chain
+/// or a set keeps in the kernel the comment that it was made with, so theirs never change.
+fn label(rules: &mut [Rule], comment: Option<String>) {
+    if let Some(first) = rules.first_mut() {
+        first.comment = comment;
+    }
+}
+
 fn counted(matches: Vec<Match>, comment: &str) -> Rule {
     Rule { counter: true, comment: Some(comment.to_owned()), ..rule(matches, Verdict::Drop) }
 }
@@ -300,7 +346,10 @@ fn spoof_chain() -> Chain {
     let podif = Match::InSet(vec![Field::Iifname], PODIF.to_owned());
     let local = Match::InSet(vec![Field::Saddr], LOCAL.to_owned());
     Chain {
-        rules: vec![counted(vec![podif], "source is not the pod"), counted(vec![local], "source is another pod")],
+        rules: vec![
+            counted(vec![podif], "source is not the pod"),
+            counted(vec![local], "source is another pod"),
+        ],
         ..Chain::default()
     }
 }
@@ -309,7 +358,10 @@ fn strange_chain(isolated: &str) -> Chain {
     let touches = |field| vec![Match::InSet(vec![field], isolated.to_owned())];
     Chain {
         comment: Some("opens no connection: dropped where it touches an isolated pod".to_owned()),
-        rules: vec![counted(touches(Field::Saddr), "from an isolated pod"), counted(touches(Field::Daddr), "to an isolated pod")],
+        rules: vec![
+            counted(touches(Field::Saddr), "from an isolated pod"),
+            counted(touches(Field::Daddr), "to an isolated pod"),
+        ],
         ..Chain::default()
     }
 }
@@ -333,24 +385,24 @@ fn chain_name(kind: &str, chain: &Chain) -> String {
 }
 
 /// Collects the objects of one table.
-struct Builder<'p> {
+struct Builder {
     family: nft::Family,
     table: Table,
-    provenance: &'p mut BTreeMap<String, Vec<Origin>>,
+    origins: BTreeMap<String, BTreeSet<Origin>>,
 }
 
-impl Builder<'_> {
+impl Builder {
     fn objects(&mut self, objects: &[Object]) -> Result<(), Unsupported> {
-        for object in objects {
-            match object {
-                Object::Set(name, set) if !self.table.sets.contains_key(name) => self.set(name, (**set).clone())?,
-                Object::Set(..) => {}
-                Object::Chain(name, chain, origins) => {
-                    if !self.table.chains.contains_key(name) {
-                        self.chain(name, (**chain).clone());
-                        self.provenance.insert(name.clone(), origins.to_vec());
-                    }
+        for Object { name, content, origins } in objects {
+            self.origins.entry(name.clone()).or_default().extend(origins.iter());
+            match content {
+                Content::Set(set) if !self.table.sets.contains_key(name) => {
+                    self.set(name, (**set).clone())?
                 }
+                Content::Chain(chain) if !self.table.chains.contains_key(name) => {
+                    self.chain(name, (**chain).clone())
+                }
+                Content::Set(_) | Content::Chain(_) => {}
             }
         }
         Ok(())

@@ -5,6 +5,7 @@ use crate::args::{BuildArgs, Stage};
 use crate::failure::{Answer, Failure};
 use crate::output;
 use crate::pipeline::{Compiled, Input, compile};
+use netpolc_ir::passes::Cost;
 use netpolc_ir::proof::Proof;
 use netpolc_ir::text;
 use netpolc_ir::unit::Host;
@@ -127,13 +128,25 @@ fn print_stage(compiled: &Compiled, hosts: &[Host], stage: Stage) -> Result<Stri
     }
 }
 
+/// How long each stage took, and what each pass gained.
 fn stats(compiled: &Compiled) -> String {
-    let mut out = String::new();
+    let mut out = String::from("stage            time\n");
     for (stage, took) in &compiled.input.took {
-        let _ = writeln!(out, "{stage:>14}  {took:.1?}");
+        let _ = writeln!(out, "{stage:<14} {:>6.1} ms", took.as_secs_f64() * 1e3);
     }
-    for pass in &compiled.passes {
-        let _ = writeln!(out, "{:>14}  {} -> {}", pass.name, pass.before, pass.after);
+    out.push_str("\npass            rules  isolations  classes   sets  port lists  entries\n");
+    let mut line = |name: &str, cost: &Cost| {
+        let Cost { classes, sets, ports, isolations, rules, entries } = cost;
+        let _ = writeln!(
+            out,
+            "{name:<14} {rules:>6}  {isolations:>10}  {classes:>7} {sets:>6}  {ports:>10}  {entries:>7}"
+        );
+    };
+    if let Some(first) = compiled.passes.first() {
+        line("(lowered)", &first.before);
+    }
+    for pass in compiled.passes.iter().filter(|p| p.before != p.after) {
+        line(pass.name, &pass.after);
     }
     out
 }
@@ -154,7 +167,10 @@ impl Staging {
             _ => PathBuf::from("."),
         };
         fs::create_dir_all(&parent).map_err(|e| Failure::io(&parent, &e))?;
-        let dir = tempfile::Builder::new().prefix(".netpolc-").tempdir_in(&parent).map_err(|e| Failure::io(&parent, &e))?;
+        let dir = tempfile::Builder::new()
+            .prefix(".netpolc-")
+            .tempdir_in(&parent)
+            .map_err(|e| Failure::io(&parent, &e))?;
         Ok(Staging { dir })
     }
 
@@ -171,7 +187,8 @@ impl Staging {
         fs::set_permissions(&staged, fs::Permissions::from_mode(mode)).map_err(fail)?;
         if out.exists() {
             // The temporary directory now is the old output and goes when it is dropped.
-            return renameat2(AT_FDCWD, &staged, AT_FDCWD, out, RenameFlags::RENAME_EXCHANGE).map_err(|e| fail(e.into()));
+            return renameat2(AT_FDCWD, &staged, AT_FDCWD, out, RenameFlags::RENAME_EXCHANGE)
+                .map_err(|e| fail(e.into()));
         }
         fs::rename(&staged, out).map_err(fail)?;
         // Nothing is left to clean up.

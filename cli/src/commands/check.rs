@@ -119,9 +119,10 @@ fn to_github(diagnostics: &[Diagnostic], sources: &Sources) -> String {
             Severity::Note => "notice",
             other => severity(other),
         };
-        let place = d.span.map(|s| sources.place(s)).map(|p| {
-            format!("file={},line={},col={},", property(&p.file), p.line, p.column)
-        });
+        let place = d
+            .span
+            .map(|s| sources.place(s))
+            .map(|p| format!("file={},line={},col={},", property(&p.file), p.line, p.column));
         let place = place.unwrap_or_default();
         out.push_str(&format!("::{level} {place}title={}::{}\n", property(d.code), data(&one_line(d))));
     }

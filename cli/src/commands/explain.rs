@@ -96,7 +96,9 @@ fn to_json(input: &Input, args: &ExplainArgs, flow: &Flow, decision: &Decision) 
             let data = input.model.origin(*o)?;
             let at = input.sources.place(data.at);
             let (policy, path) = (&data.policy, &data.path);
-            Some(json!({ "policy": policy, "path": path, "file": at.file, "line": at.line, "column": at.column }))
+            Some(
+                json!({ "policy": policy, "path": path, "file": at.file, "line": at.line, "column": at.column }),
+            )
         };
         list.iter().filter_map(one).collect::<Vec<Value>>()
     };

@@ -31,8 +31,12 @@ impl Labels {
             let place = sources.place(origin.at);
             let label = if places { format!("{} {place}", origin.policy) } else { origin.policy.clone() };
             labels.push(label);
-            let place =
-                Place { policy: origin.policy.clone(), file: place.file, line: place.line, column: place.column };
+            let place = Place {
+                policy: origin.policy.clone(),
+                file: place.file,
+                line: place.line,
+                column: place.column,
+            };
             known.insert(Origin(i as u32), place);
         }
         Labels { labels, places: known }
@@ -103,14 +107,16 @@ impl<'c> NodeBuilder<'c> {
         let node = matrix.hosts[host].name.as_str();
         let plan = self.plan(host)?;
         let script = emit(&plan.ruleset, &header(node));
-        let elements = plan.ruleset.tables.values().flat_map(|t| t.sets.values()).map(|s| s.elements.len()).sum();
+        let elements =
+            plan.ruleset.tables.values().flat_map(|t| t.sets.values()).map(|s| s.elements.len()).sum();
         let mut parts = self.parts(host, &plan, elements);
         drop(plan);
         parts.script = script;
         let (mut bundle, ruleset) = Bundle::with_ruleset(parts).map_err(|e| Failure::Bug(e.to_string()))?;
         let mut machine = Machine::new(ruleset);
-        let proof = prove(&self.reference, &mut machine, node)
-            .map_err(|w| Failure::Bug(format!("node {node}: the rules are not what the policies say: {w}")))?;
+        let proof = prove(&self.reference, &mut machine, node).map_err(|w| {
+            Failure::Bug(format!("node {node}: the rules are not what the policies say: {w}"))
+        })?;
         bundle.manifest.proof = proof_counts(&proof);
         Ok(Built { bundle, proof, elements })
     }
@@ -150,7 +156,8 @@ impl<'c> NodeBuilder<'c> {
             Ok(bindings) => bindings.pods,
             Err(error) => return Some(error.to_string()),
         };
-        (listed != local_bindings(matrix, host)).then(|| "its bindings do not list the pods of this node".to_owned())
+        (listed != local_bindings(matrix, host))
+            .then(|| "its bindings do not list the pods of this node".to_owned())
     }
 
     /// Proves a bundle that was read from a disk.
@@ -198,7 +205,11 @@ pub(crate) struct NodeJudge {
 }
 
 impl NodeJudge {
-    pub(crate) fn new(machine: Machine, local: impl IntoIterator<Item = IpAddr>, node: &[IpAddr]) -> NodeJudge {
+    pub(crate) fn new(
+        machine: Machine,
+        local: impl IntoIterator<Item = IpAddr>,
+        node: &[IpAddr],
+    ) -> NodeJudge {
         NodeJudge { machine, local: local.into_iter().collect(), node: node.iter().copied().collect() }
     }
 

@@ -47,10 +47,11 @@ fn snapshots(compiled: &Compiled) -> Result<BTreeMap<String, Snapshot>, Failure>
     for host in choose(&compiled.matrix, &[])? {
         builder.build(host)?;
         let plan = builder.plan(host)?;
-        let (review, artifact_names) = for_review(&plan.ruleset);
+        let (review, artifact_names) = for_review(&plan, &labels);
         let node = &compiled.matrix.hosts[host].name;
         let text = emit(&review, &[format!("The rules of node {node}, kept by `netpolc snapshot`.")]);
-        let behind = |(review, artifact): (String, String)| Some((review, plan.provenance.get(&artifact)?.clone()));
+        let behind =
+            |(review, artifact): (String, String)| Some((review, plan.provenance.get(&artifact)?.clone()));
         let origins = artifact_names.into_iter().filter_map(behind).collect();
         all.insert(format!("{node}.{ENDING}"), Snapshot { text, origins });
     }
@@ -117,7 +118,8 @@ fn difference(compiled: &Compiled, name: &str, old: &str, new: &Snapshot) -> Str
         let mut behind: BTreeSet<Origin> = BTreeSet::new();
         for change in hunk.iter_changes().filter(|c| c.tag() != ChangeTag::Equal) {
             // A deleted line is looked up where it would stand now.
-            let at = change.new_index().or_else(|| hunk.ops().first().map(|op| op.new_range().end)).unwrap_or(0);
+            let at =
+                change.new_index().or_else(|| hunk.ops().first().map(|op| op.new_range().end)).unwrap_or(0);
             if let Some(origins) = enclosing(&new_lines, at).and_then(|object| new.origins.get(object)) {
                 behind.extend(origins);
             }
@@ -151,7 +153,10 @@ fn accept(snapshots: &BTreeMap<String, Snapshot>, dir: &Path) -> Result<Answer, 
         }
         changed += 1;
         let path = dir.join(name);
-        let mut file = tempfile::Builder::new().prefix(".netpolc-").tempfile_in(dir).map_err(|e| Failure::io(dir, &e))?;
+        let mut file = tempfile::Builder::new()
+            .prefix(".netpolc-")
+            .tempfile_in(dir)
+            .map_err(|e| Failure::io(dir, &e))?;
         file.write_all(snapshot.text.as_bytes()).map_err(|e| Failure::io(&path, &e))?;
         file.persist(&path).map_err(|e| Failure::io(&path, &e.error))?;
     }

@@ -43,7 +43,8 @@ pub(crate) fn run(args: &TryArgs) -> Result<Answer, Failure> {
     }
     drop(dir);
     output::progress(&format!("sending {} flows", trial.tries.len()));
-    let observed = patient(&sandbox, &probes, |i| trial.tries[i].predicted == netpolc_ir::unit::Verdict::Allow);
+    let observed =
+        patient(&sandbox, &probes, |i| trial.tries[i].predicted == netpolc_ir::unit::Verdict::Allow);
     output::progress_done();
     report::report(&trial, &control, &observed, args.format)
 }
@@ -66,7 +67,8 @@ fn patient(sandbox: &Sandbox, probes: &[Probe], should_arrive: impl Fn(usize) ->
 
 /// The loader beside this program, or else in `PATH`.
 fn find_loader() -> Result<PathBuf, Failure> {
-    let beside = std::env::current_exe().ok().map(|exe| exe.with_file_name("netpol-loader")).filter(|p| p.is_file());
+    let beside =
+        std::env::current_exe().ok().map(|exe| exe.with_file_name("netpol-loader")).filter(|p| p.is_file());
     match beside {
         Some(path) => Ok(path),
         None => find_program("netpol-loader", "netpolc").map_err(|e| Failure::Unusable(e.to_string())),

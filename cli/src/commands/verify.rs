@@ -29,7 +29,9 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<Answer, Failure> {
         findings.push(finding);
     }
     if whole {
-        findings.extend(missing.into_iter().map(|node| (node, Some("there is no bundle for this node".to_owned()))));
+        findings.extend(
+            missing.into_iter().map(|node| (node, Some("there is no bundle for this node".to_owned()))),
+        );
     }
     let good = findings.iter().all(|(_, fault)| fault.is_none());
     match args.format {
@@ -38,8 +40,12 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<Answer, Failure> {
             Some(fault) => output::error(&format!("{node}: {fault}")),
         }),
         HumanOrJson::Json => {
-            let one = |(node, fault): &Finding| json!({ "node": node, "proven": fault.is_none(), "fault": fault });
-            output::result(&format!("{:#}\n", json!({ "bundles": findings.iter().map(one).collect::<Vec<Value>>() })));
+            let one =
+                |(node, fault): &Finding| json!({ "node": node, "proven": fault.is_none(), "fault": fault });
+            output::result(&format!(
+                "{:#}\n",
+                json!({ "bundles": findings.iter().map(one).collect::<Vec<Value>>() })
+            ));
         }
     }
     Ok(Answer::yes_if(good))
@@ -83,7 +89,10 @@ fn bundles(dir: &Path) -> Result<Folders, Failure> {
         return Ok(Folders { list: vec![dir.to_owned()], whole: false });
     }
     let entries = fs::read_dir(dir).map_err(|e| Failure::io(dir, &e))?;
-    let paths = entries.map(|e| e.map(|e| e.path())).collect::<Result<Vec<_>, _>>().map_err(|e| Failure::io(dir, &e))?;
+    let paths = entries
+        .map(|e| e.map(|e| e.path()))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| Failure::io(dir, &e))?;
     let mut list: Vec<PathBuf> = paths.into_iter().filter(|p| p.is_dir()).collect();
     list.sort();
     if list.is_empty() {

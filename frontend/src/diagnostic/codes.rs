@@ -23,12 +23,16 @@ pub(crate) const FORBIDDEN: &str = "E0023";
 pub(crate) const TOO_MANY: &str = "E0024";
 pub(crate) const CONFLICT: &str = "E0030";
 pub(crate) const DOMAIN_NAMES: &str = "E0031";
+pub(crate) const ADDRESS_TAKEN: &str = "E0202";
+pub(crate) const NO_PLANNED_ADDRESS: &str = "E0203";
 pub(crate) const HOST_BITS: &str = "W0101";
 pub(crate) const CIDR_FORM: &str = "W0102";
 pub(crate) const INERT_RULES: &str = "W0103";
 pub(crate) const NAME_LABEL: &str = "W0104";
 pub(crate) const EMPTY_EGRESS: &str = "W0105";
+pub(crate) const EQUAL_PRIORITIES: &str = "W0204";
 pub(crate) const PASSED_OVER: &str = "N0201";
+pub(crate) const PLANNED_ADDRESSES: &str = "N0205";
 
 /// Every code with its explanation, sorted within errors, warnings and notes.
 pub const CODES: &[CodeInfo] = &[
@@ -163,6 +167,20 @@ pub const CODES: &[CodeInfo] = &[
                       instead of being ignored.",
     },
     CodeInfo {
+        code: ADDRESS_TAKEN,
+        title: "an address belongs to two pods, or to a pod and a node",
+        explanation: "The input gives one address to two running pods, or to a pod and a node. Rules are made \
+                      of addresses, so one of the two would get the other's rights. The state was probably \
+                      collected at two moments: take a fresh snapshot of the cluster. Finished pods do not \
+                      count, since their addresses can be given away.",
+    },
+    CodeInfo {
+        code: NO_PLANNED_ADDRESS,
+        title: "more pods without a status than made-up addresses",
+        explanation: "A pod without a status gets a made-up address in 10.244.0.0/16 (see N0205), and that \
+                      block is full. Give the pods their status, as `kubectl get pods -o yaml` prints it.",
+    },
+    CodeInfo {
         code: HOST_BITS,
         title: "a CIDR block has host bits",
         explanation: "The address has bits set beyond the prefix length. API servers since 1.36 refuse this in \
@@ -194,17 +212,32 @@ pub const CODES: &[CodeInfo] = &[
                       To deny all egress, write `policyTypes: [Egress]`.",
     },
     CodeInfo {
+        code: EQUAL_PRIORITIES,
+        title: "two policies of the Admin tier have the same priority",
+        explanation: "Kubernetes leaves open which of two policies of equal priority is asked first. Here they \
+                      are asked in the order of their names; another implementation may ask them the other \
+                      way round. Give them different priorities.",
+    },
+    CodeInfo {
         code: PASSED_OVER,
         title: "an object of a similar kind is passed over",
         explanation: "The object has the kind of one that is enforced, but belongs to another API group or \
                       version, or differs in upper and lower case. It is not enforced.",
+    },
+    CodeInfo {
+        code: PLANNED_ADDRESSES,
+        title: "pods without a status got made-up addresses",
+        explanation: "Files of a repository describe pods that do not run yet, so they have no addresses. Each \
+                      gets one in 10.244.0.0/16 that depends on its name. That is enough to review rules and \
+                      to try them; the rules of a real cluster need the addresses of its pods.",
     },
 ];
 
 #[cfg(test)]
 mod tests {
     use super::CODES;
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::path::{Path, PathBuf};
 
     #[test]
     fn codes_are_unique_and_explained() {
@@ -215,5 +248,52 @@ mod tests {
             assert!(c.explanation.ends_with('.') && c.explanation.len() > 60, "{}", c.code);
             assert!(!c.title.ends_with('.'), "{}", c.code);
         }
+        let order = |code: &str| ("EWN".find(&code[..1]), code[1..].to_owned());
+        assert!(CODES.is_sorted_by_key(|c| order(c.code)));
+    }
+
+    /// The code of every file below a folder, without comments; tests are left out.
+    fn sources(dir: &Path, out: &mut BTreeMap<PathBuf, String>) {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                sources(&path, out);
+            } else if path.extension().is_some_and(|e| e == "rs") && !path.ends_with("tests.rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+                let code: Vec<&str> = code.lines().filter(|l| !l.trim_start().starts_with("//")).collect();
+                out.insert(path, code.join("\n"));
+            }
+        }
+    }
+
+    fn is_code(text: &str) -> bool {
+        text.len() == 5 && "EWN".contains(&text[..1]) && text[1..].bytes().all(|b| b.is_ascii_digit())
+    }
+
+    /// A code that is written where it is used could be one that nobody explains; a registered one that nothing uses
+    /// would be explained for nothing.
+    #[test]
+    fn what_is_used_is_registered_and_what_is_registered_is_used() {
+        let mut files = BTreeMap::new();
+        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+        let (here, others): (Vec<_>, Vec<_>) = files.iter().partition(|(p, _)| p.ends_with("codes.rs"));
+        for (path, text) in &others {
+            let literal = text.split('"').find(|part| is_code(part));
+            assert!(literal.is_none(), "{} names {literal:?} itself", path.display());
+        }
+        let mut registered = 0;
+        for line in here.iter().flat_map(|(_, text)| text.lines()) {
+            let Some(rest) = line.strip_prefix("pub(crate) const ") else { continue };
+            let (name, value) = rest.split_once(": &str = ").unwrap();
+            let code = value.trim_matches(['"', ';']);
+            assert!(CODES.iter().any(|c| c.code == code), "{name} ({code}) is not explained");
+            let word = |c: char| !c.is_ascii_alphanumeric() && c != '_';
+            let used = |text: &str| text.split(word).filter(|w| *w == name).count() >= 2;
+            // Once where it is imported, and once more at least.
+            assert!(others.iter().any(|(_, text)| used(text)), "nothing uses {name} ({code})");
+            registered += 1;
+        }
+        assert_eq!(registered, CODES.len());
     }
 }

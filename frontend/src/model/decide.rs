@@ -74,7 +74,8 @@ impl Model {
         {
             return Decision { verdict: Verdict::Allow, because: Because::SamePod };
         }
-        let own_node = |pod: Option<&Pod>, other: IpAddr| pod.is_some_and(|p| self.node_at(other) == Some(&p.node));
+        let own_node =
+            |pod: Option<&Pod>, other: IpAddr| pod.is_some_and(|p| self.node_at(other) == Some(&p.node));
         if own_node(src.pod, dst.addr) || own_node(dst.pod, src.addr) {
             return Decision { verdict: Verdict::Allow, because: Because::OwnNode };
         }
@@ -178,7 +179,9 @@ impl Model {
             PeerKind::Pods { namespaces, pods } => q.peer.pod.is_some_and(|pod| {
                 let in_namespace = match namespaces {
                     None => pod.namespace == namespace,
-                    Some(selector) => self.namespaces.get(&pod.namespace).is_some_and(|l| selector.matches(l)),
+                    Some(selector) => {
+                        self.namespaces.get(&pod.namespace).is_some_and(|l| selector.matches(l))
+                    }
                 };
                 in_namespace && pods.matches(&pod.labels)
             }),
@@ -204,13 +207,15 @@ impl Model {
 
     pub(crate) fn selects(&self, policy: &ClusterPolicy, pod: &Pod) -> bool {
         let (namespaces, pods) = &policy.subject;
-        self.namespaces.get(&pod.namespace).is_some_and(|l| namespaces.matches(l)) && pods.matches(&pod.labels)
+        self.namespaces.get(&pod.namespace).is_some_and(|l| namespaces.matches(l))
+            && pods.matches(&pod.labels)
     }
 
     fn cluster_rule_matches(&self, rule: &ClusterRule, q: &Question<'_>) -> bool {
         let peer_matches = rule.peers.iter().any(|peer| match peer {
             ClusterPeer::Pods(namespaces, pods) => q.peer.pod.is_some_and(|pod| {
-                self.namespaces.get(&pod.namespace).is_some_and(|l| namespaces.matches(l)) && pods.matches(&pod.labels)
+                self.namespaces.get(&pod.namespace).is_some_and(|l| namespaces.matches(l))
+                    && pods.matches(&pod.labels)
             }),
             ClusterPeer::Nodes(selector) => {
                 let node = self.node_at(q.peer.addr).and_then(|name| self.nodes.get(name));

@@ -1,7 +1,9 @@
 //! Objects -> model: who counts, which namespaces and nodes exist, who has which address.
 
 use super::{DEFAULT_NODE, Model, Node, OriginData, Pod};
-use crate::diagnostic::{Diagnostic, Severity};
+use crate::diagnostic::{
+    ADDRESS_TAKEN, Diagnostic, EQUAL_PRIORITIES, NO_PLANNED_ADDRESS, PLANNED_ADDRESSES, Severity,
+};
 use crate::objects::{self, ClusterPolicy, NAMESPACE_NAME_LABEL, Objects, Phase, Workload};
 use crate::source::Span;
 use netpolc_ir::unit::Tier;
@@ -17,8 +19,8 @@ const PLANNED_SIZE: u32 = 1 << 16;
 /// Resolves what was read. Errors are in the diagnostics; the model holds what could be resolved.
 pub fn resolve(objects: Objects) -> (Model, Vec<Diagnostic>) {
     let mut diagnostics = Vec::new();
-    let mut model = Model::default();
-    model.namespaces = objects.namespaces.into_iter().map(|n| (n.name, n.labels)).collect();
+    let namespaces = objects.namespaces.into_iter().map(|n| (n.name, n.labels)).collect();
+    let mut model = Model { namespaces, ..Model::default() };
     for node in objects.nodes {
         let objects::Node { name, labels, addrs, pod_cidrs, at: _ } = node;
         model.nodes.insert(name, Node { labels, addrs, pod_cidrs });
@@ -116,7 +118,7 @@ fn give_planned_addresses(pods: &mut [Pod], diagnostics: &mut Vec<Diagnostic>) {
                 given += 1;
             }
             None => diagnostics.push(Diagnostic {
-                code: "E0203",
+                code: NO_PLANNED_ADDRESS,
                 severity: Severity::Error,
                 message: "more pods without a status than made-up addresses".to_owned(),
                 span: Some(pod.at),
@@ -128,13 +130,15 @@ fn give_planned_addresses(pods: &mut [Pod], diagnostics: &mut Vec<Diagnostic>) {
     }
     if given > 0 {
         diagnostics.push(Diagnostic {
-            code: "N0201",
+            code: PLANNED_ADDRESSES,
             severity: Severity::Note,
             message: format!("{given} pods have no status; each got a made-up address in 10.244.0.0/16"),
             span: None,
             path: None,
             object: None,
-            help: Some("enough to review and to try rules; a cluster needs the pods' own addresses".to_owned()),
+            help: Some(
+                "enough to review and to try rules; a cluster needs the pods' own addresses".to_owned(),
+            ),
         });
     }
 }
@@ -149,13 +153,16 @@ fn warn_equal_priorities(policies: &[ClusterPolicy], diagnostics: &mut Vec<Diagn
         let (a, b) = (&pair[0], &pair[1]);
         if a.tier == Tier::Admin && (a.tier, a.priority) == (b.tier, b.priority) {
             diagnostics.push(Diagnostic {
-                code: "W0204",
+                code: EQUAL_PRIORITIES,
                 severity: Severity::Warning,
                 message: format!("{} and {} have the same priority {}", a.name, b.name, a.priority),
                 span: Some(b.at),
                 path: Some("spec.priority".to_owned()),
                 object: Some(format!("{} {}", b.kind, b.name)),
-                help: Some("Kubernetes leaves the order undefined; netpolc asks them in the order of their names".to_owned()),
+                help: Some(
+                    "Kubernetes leaves the order undefined; netpolc asks them in the order of their names"
+                        .to_owned(),
+                ),
             });
         }
     }
@@ -164,7 +171,8 @@ fn warn_equal_priorities(policies: &[ClusterPolicy], diagnostics: &mut Vec<Diagn
 /// A namespace that only a pod or a policy mentions exists, with the one label that every namespace has.
 fn mention_namespaces(model: &mut Model) {
     let pods = model.pods.iter().map(|p| p.namespace.clone());
-    let mentioned: BTreeSet<String> = pods.chain(model.policies.iter().map(|p| p.namespace.clone())).collect();
+    let mentioned: BTreeSet<String> =
+        pods.chain(model.policies.iter().map(|p| p.namespace.clone())).collect();
     for name in mentioned {
         model.namespaces.entry(name).or_default();
     }
@@ -190,7 +198,12 @@ fn index(model: &mut Model, diagnostics: &mut Vec<Diagnostic>) {
             } else if let Some(other) = model.by_addr.insert(*addr, i)
                 && other != i
             {
-                diagnostics.push(taken(pod.at, &pod.full_name(), *addr, &format!("pod {}", model.pods[other].full_name())));
+                diagnostics.push(taken(
+                    pod.at,
+                    &pod.full_name(),
+                    *addr,
+                    &format!("pod {}", model.pods[other].full_name()),
+                ));
             }
         }
     }
@@ -198,13 +211,15 @@ fn index(model: &mut Model, diagnostics: &mut Vec<Diagnostic>) {
 
 fn taken(at: Span, pod: &str, addr: IpAddr, other: &str) -> Diagnostic {
     Diagnostic {
-        code: "E0202",
+        code: ADDRESS_TAKEN,
         severity: Severity::Error,
         message: format!("the address {addr} of pod {pod} is also that of {other}"),
         span: Some(at),
         path: Some("status.podIPs".to_owned()),
         object: Some(format!("Pod {pod}")),
-        help: Some("an address can belong to one running pod only; take a fresh snapshot of the cluster".to_owned()),
+        help: Some(
+            "an address can belong to one running pod only; take a fresh snapshot of the cluster".to_owned(),
+        ),
     }
 }
 

@@ -42,7 +42,8 @@ impl Atoms {
         constants: &Constants,
         starts: &BTreeSet<u128>,
     ) -> Atoms {
-        let mut keys: Vec<(u128, Option<usize>, bool)> = bound.iter().map(|&(a, g, l)| (a, Some(g), l)).collect();
+        let mut keys: Vec<(u128, Option<usize>, bool)> =
+            bound.iter().map(|&(a, g, l)| (a, Some(g), l)).collect();
         let known: FxHashSet<u128> = bound.iter().map(|b| b.0).collect();
         let strays: BTreeSet<u128> =
             constants.sets.iter().flatten().copied().filter(|a| !known.contains(a)).collect();
@@ -99,6 +100,16 @@ impl Atoms {
     /// An address of the atom.
     pub fn representative(&self, atom: usize) -> u128 {
         self.atoms[atom].representative
+    }
+
+    /// An address of the atom other than this one, if it has another.
+    pub fn other_than(&self, atom: usize, addr: u128) -> u128 {
+        let representative = self.representative(atom);
+        if representative != addr {
+            return representative;
+        }
+        let others = self.single.iter().filter(|(a, i)| **i as usize == atom && **a != addr);
+        others.map(|(a, _)| *a).min().unwrap_or(representative)
     }
 
     /// The group of the atom's addresses in the reference; `None` where no endpoint has them.

@@ -56,7 +56,11 @@ impl std::ops::AddAssign for Proof {
 ///
 /// # Errors
 /// The first packet that is judged differently.
-pub fn prove(reference: &dyn Reference, artifact: &mut dyn Artifact, node: &str) -> Result<Proof, Box<Witness>> {
+pub fn prove(
+    reference: &dyn Reference,
+    artifact: &mut dyn Artifact,
+    node: &str,
+) -> Result<Proof, Box<Witness>> {
     let mut total = Proof::default();
     for family in Family::ALL {
         total += FamilyProof::new(reference, artifact, node, family).run(artifact)?;
@@ -88,11 +92,20 @@ struct FamilyProof<'a> {
     expanded: HashMap<*const Permitted, (Rc<Permitted>, BitSet)>,
     everyone: BitSet,
     local_atoms: BitSet,
+    /// This node's own addresses.
+    node_addrs: Vec<IpAddr>,
+    /// The addresses of each pod of this node that has several.
+    same_pod: Vec<Vec<u128>>,
     proof: Proof,
 }
 
 impl<'a> FamilyProof<'a> {
-    fn new(reference: &'a dyn Reference, artifact: &dyn Artifact, node: &str, family: Family) -> FamilyProof<'a> {
+    fn new(
+        reference: &'a dyn Reference,
+        artifact: &dyn Artifact,
+        node: &str,
+        family: Family,
+    ) -> FamilyProof<'a> {
         let ours = |a: &IpAddr| Family::of(*a) == family;
         let endpoints = reference.endpoints(node);
         let bound: Vec<(u128, usize, bool)> =
@@ -130,6 +143,8 @@ impl<'a> FamilyProof<'a> {
             locals,
             expanded: HashMap::new(),
             local_atoms,
+            node_addrs: node_addrs.iter().map(|&a| family.addr(a)).collect(),
+            same_pod,
             proof: Proof::default(),
         }
     }
@@ -139,9 +154,11 @@ impl<'a> FamilyProof<'a> {
         self.proof.atoms = self.atoms.len() as u64;
         self.proof.cells = self.cells.len() as u64;
         artifact.begin(&self.atoms);
-        for cell in std::mem::take(&mut self.cells) {
+        let cells = std::mem::take(&mut self.cells);
+        for &cell in &cells {
             self.cell(artifact, cell)?;
         }
+        self.itself(artifact, &cells)?;
         self.strangers(artifact)?;
         self.other_packets(artifact)?;
         Ok(self.proof)
@@ -169,11 +186,23 @@ impl<'a> FamilyProof<'a> {
                     atoms_of_group.get(source).into_iter().flatten().for_each(|&a| expected.remove(a));
                 }
             }
-            let actual = artifact.permitted(&self.atoms, self.locals[i].addr, Direction::Ingress, cell.protocol, cell.port);
+            let actual = artifact.permitted(
+                &self.atoms,
+                self.locals[i].addr,
+                Direction::Ingress,
+                cell.protocol,
+                cell.port,
+            );
             self.compare(i, Direction::Ingress, cell, expected, actual)?;
             // Pairs of two local addresses were compared just now.
             let expected = self.expected(group, Direction::Egress, cell).minus(&self.local_atoms);
-            let actual = artifact.permitted(&self.atoms, self.locals[i].addr, Direction::Egress, cell.protocol, cell.port);
+            let actual = artifact.permitted(
+                &self.atoms,
+                self.locals[i].addr,
+                Direction::Egress,
+                cell.protocol,
+                cell.port,
+            );
             self.compare(i, Direction::Egress, cell, expected, actual.minus(&self.local_atoms))?;
         }
         Ok(())
@@ -210,7 +239,7 @@ impl<'a> FamilyProof<'a> {
         }
         self.proof.comparisons += self.atoms.len() as u64;
         let Some(atom) = expected.first_difference(&actual) else { return Ok(()) };
-        let peer = self.family.addr(self.atoms.representative(atom));
+        let peer = self.family.addr(self.atoms.other_than(atom, bits(local.addr)));
         let (src, dst) = match direction {
             Direction::Ingress => (peer, local.addr),
             Direction::Egress => (local.addr, peer),
@@ -223,58 +252,120 @@ impl<'a> FamilyProof<'a> {
         }))
     }
 
-    fn judge(&mut self, artifact: &dyn Artifact, packet: Packet, expected: Verdict) -> Result<(), Box<Witness>> {
+    fn judge(
+        &mut self,
+        artifact: &dyn Artifact,
+        packet: Packet,
+        expected: Verdict,
+    ) -> Result<(), Box<Witness>> {
         self.proof.packets += 1;
         let actual = artifact.decide(&packet);
         if actual == expected { Ok(()) } else { Err(Box::new(Witness { packet, expected, actual })) }
     }
 
+    /// An address that is neither an endpoint's nor this node's: packets between a pod and its node cross no rule.
+    fn outside(&self) -> Option<IpAddr> {
+        let free = |&i: &usize| {
+            let addr = self.family.addr(self.atoms.representative(i));
+            self.atoms.group(i).is_none() && !self.node_addrs.contains(&addr)
+        };
+        (0..self.atoms.len()).find(free).map(|i| self.family.addr(self.atoms.representative(i)))
+    }
+
     /// Packets that no pod of this node sends or gets always pass.
     fn strangers(&mut self, artifact: &dyn Artifact) -> Result<(), Box<Witness>> {
-        let Some(outside) = (0..self.atoms.len()).find(|&i| self.atoms.group(i).is_none()) else { return Ok(()) };
-        let outside = self.family.addr(self.atoms.representative(outside));
-        for atom in 0..self.atoms.len() {
-            if self.atoms.local(atom) {
-                continue;
-            }
+        let Some(outside) = self.outside() else { return Ok(()) };
+        for atom in (0..self.atoms.len()).filter(|&i| !self.atoms.local(i)).collect::<Vec<usize>>() {
             let addr = self.family.addr(self.atoms.representative(atom));
             for (src, dst) in [(addr, outside), (outside, addr)] {
-                let flow = Flow { src, dst, protocol: Protocol::TCP, port: 80 };
-                self.judge(artifact, Packet::opening(flow), Verdict::Allow)?;
+                let packet = Packet::opening(Flow { src, dst, protocol: Protocol::TCP, port: 80 });
+                for kind in [packet, invalid(packet), Packet { opens: false, ..packet }, established(packet)] {
+                    self.judge(artifact, kind, Verdict::Allow)?;
+                }
             }
         }
         Ok(())
     }
 
-    /// Replies, errors, packets that open nothing, spoofed packets, the pod itself.
+    /// Replies, errors, packets that open nothing, spoofed packets, the pod itself. Each pod with one address outside;
+    /// one pod, on behalf of all, with every atom.
     fn other_packets(&mut self, artifact: &dyn Artifact) -> Result<(), Box<Witness>> {
-        let Some(outside) = (0..self.atoms.len()).find(|&i| self.atoms.group(i).is_none()) else { return Ok(()) };
-        let outside = self.family.addr(self.atoms.representative(outside));
+        let Some(outside) = self.outside() else { return Ok(()) };
         let locals: Vec<(IpAddr, usize)> = self.locals.iter().map(|l| (l.addr, l.group)).collect();
         for &(addr, group) in &locals {
-            let itself = Flow { src: addr, dst: addr, protocol: Protocol::TCP, port: 1 };
-            self.judge(artifact, Packet::opening(itself), Verdict::Allow)?;
-            for (src, dst) in [(addr, outside), (outside, addr)] {
-                let flow = Flow { src, dst, protocol: Protocol::TCP, port: 1 };
-                let packet = Packet::opening(flow);
-                for conn in [Conn::Established, Conn::Related] {
-                    self.judge(artifact, Packet { conn, opens: false, ..packet }, Verdict::Allow)?;
-                }
-                if let Some(isolated) = self.reference.isolated(group) {
-                    let expected = Verdict::allow_if(!isolated);
-                    self.judge(artifact, Packet { conn: Conn::Invalid, ..packet }, expected)?;
-                    self.judge(artifact, Packet { opens: false, ..packet }, expected)?;
-                }
-                self.judge(artifact, Packet { spoofed: true, ..packet }, Verdict::Deny)?;
-                if self.family == Family::V6 {
-                    let flow = Flow { protocol: Protocol::ICMPV6, port: 0, ..flow };
-                    let nd = Packet { neighbour_discovery: true, ..Packet::opening(flow) };
-                    self.judge(artifact, nd, Verdict::Allow)?;
-                }
+            self.others_between(artifact, (addr, group), (outside, None))?;
+        }
+        let Some(&first) = locals.iter().find(|l| self.reference.isolated(l.1) == Some(true)).or(locals.first()) else {
+            return Ok(());
+        };
+        for atom in 0..self.atoms.len() {
+            let peer = self.family.addr(self.atoms.representative(atom));
+            let group = self.atoms.group(atom).filter(|_| self.atoms.local(atom));
+            if !self.node_addrs.contains(&peer) {
+                self.others_between(artifact, first, (peer, group))?;
             }
         }
         Ok(())
     }
+
+    /// All packets that open no connection, in both directions. The peer has a group if it lives on this node.
+    fn others_between(
+        &mut self,
+        artifact: &dyn Artifact,
+        local: (IpAddr, usize),
+        peer: (IpAddr, Option<usize>),
+    ) -> Result<(), Box<Witness>> {
+        let peer_isolated = peer.1.map_or(Some(false), |g| self.reference.isolated(g));
+        let stray = match (self.reference.isolated(local.1), peer_isolated) {
+            (Some(true), _) | (_, Some(true)) => Some(Verdict::Deny),
+            (Some(false), Some(false)) => Some(Verdict::Allow),
+            _ => None,
+        };
+        for (src, dst) in [(local.0, peer.0), (peer.0, local.0)] {
+            let tcp = Packet::opening(Flow { src, dst, protocol: Protocol::TCP, port: 1 });
+            let udp = Packet::opening(Flow { src, dst, protocol: Protocol::UDP, port: 1 });
+            self.judge(artifact, established(tcp), Verdict::Allow)?;
+            self.judge(artifact, Packet { conn: Conn::Related, ..established(tcp) }, Verdict::Allow)?;
+            for packet in [tcp, udp] {
+                if let Some(expected) = stray {
+                    self.judge(artifact, invalid(packet), expected)?;
+                }
+                self.judge(artifact, Packet { spoofed: true, ..packet }, Verdict::Deny)?;
+            }
+            if let Some(expected) = stray {
+                self.judge(artifact, Packet { opens: false, ..tcp }, expected)?;
+            }
+            if self.family == Family::V6 {
+                let flow = Flow { src, dst, protocol: Protocol::ICMPV6, port: 0 };
+                let packet = Packet { neighbour_discovery: true, ..Packet::opening(flow) };
+                self.judge(artifact, packet, Verdict::Allow)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A pod reaches itself, from each of its addresses to each, on every port.
+    fn itself(&mut self, artifact: &dyn Artifact, cells: &[CellKey]) -> Result<(), Box<Witness>> {
+        let mut pairs: Vec<(IpAddr, IpAddr)> = self.locals.iter().map(|l| (l.addr, l.addr)).collect();
+        for pod in &self.same_pod {
+            let addrs = pod.iter().map(|&a| self.family.addr(a));
+            pairs.extend(addrs.clone().flat_map(|a| addrs.clone().map(move |b| (a, b))).filter(|(a, b)| a != b));
+        }
+        for (src, dst) in pairs {
+            for &CellKey { protocol, port } in cells {
+                self.judge(artifact, Packet::opening(Flow { src, dst, protocol, port }), Verdict::Allow)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn invalid(packet: Packet) -> Packet {
+    Packet { conn: Conn::Invalid, ..packet }
+}
+
+fn established(packet: Packet) -> Packet {
+    Packet { conn: Conn::Established, opens: false, ..packet }
 }
 
 /// One representative of every stretch of ports between all bounds, and the protocols without ports.
@@ -282,8 +373,11 @@ fn cells(reference: &Bounds, artifact: &Bounds, family: Family) -> Vec<CellKey> 
     let mut cells = Vec::new();
     for transport in Transport::ALL {
         let t = transport as usize;
-        let starts: BTreeSet<u16> = reference.ports[t].iter().chain(&artifact.ports[t]).copied().chain([0]).collect();
-        cells.extend(starts.into_iter().map(|port| CellKey { protocol: Protocol::Transport(transport), port }));
+        let starts: BTreeSet<u16> =
+            reference.ports[t].iter().chain(&artifact.ports[t]).copied().chain([0]).collect();
+        cells.extend(
+            starts.into_iter().map(|port| CellKey { protocol: Protocol::Transport(transport), port }),
+        );
     }
     let icmp = match family {
         Family::V4 => 1,

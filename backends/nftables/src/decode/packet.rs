@@ -48,7 +48,12 @@ fn run(table: &Table, family: Family, base: &[Rule], packet: &Packet) -> Verdict
 }
 
 /// The verdict of a rule; `None` if it does not match.
-fn outcome<'t>(table: &'t Table, family: Family, rule: &'t Rule, packet: &Packet) -> Option<&'t nft::Verdict> {
+fn outcome<'t>(
+    table: &'t Table,
+    family: Family,
+    rule: &'t Rule,
+    packet: &Packet,
+) -> Option<&'t nft::Verdict> {
     if !rule.matches.iter().all(|m| matches(table, family, m, packet)) {
         return None;
     }

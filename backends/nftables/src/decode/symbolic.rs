@@ -171,7 +171,9 @@ impl Walk<'_> {
                     state.remove_all(&matched);
                     self.apply(*action, &matched, &mut out, &mut state, depth)?;
                 }
-                Outcome::Vmap(fields, map) => self.vmap(fields, *map, matched, &mut out, &mut state, depth)?,
+                Outcome::Vmap(fields, map) => {
+                    self.vmap(fields, *map, matched, &mut out, &mut state, depth)?
+                }
             }
         }
         out.returned.or_with(&state);
@@ -216,13 +218,27 @@ impl Walk<'_> {
         state: &mut BitSet,
         depth: usize,
     ) -> Result<(), NeedsFixed> {
-        let (chain, back) = match action {
-            Action::Accept => return Ok(out.accepted.or_with(matched)),
-            Action::Drop => return Ok(out.dropped.or_with(matched)),
-            Action::Return => return Ok(out.returned.or_with(matched)),
-            Action::Goto(chain) => (chain, false),
-            Action::Jump(chain) => (chain, true),
+        let end = match action {
+            Action::Accept => &mut out.accepted,
+            Action::Drop => &mut out.dropped,
+            Action::Return => &mut out.returned,
+            Action::Goto(chain) => return self.enter(chain, false, matched, out, state, depth),
+            Action::Jump(chain) => return self.enter(chain, true, matched, out, state, depth),
         };
+        end.or_with(matched);
+        Ok(())
+    }
+
+    /// Sends packets through another chain; if they come `back`, those that return go on with the next rule.
+    fn enter(
+        &mut self,
+        chain: usize,
+        back: bool,
+        matched: &BitSet,
+        out: &mut Out,
+        state: &mut BitSet,
+        depth: usize,
+    ) -> Result<(), NeedsFixed> {
         if let Some(whole) = self.whole(chain, self.case.axis, depth + 1) {
             out.accepted.or_with_and(&whole.accepted, matched);
             out.dropped.or_with_and(&whole.dropped, matched);
@@ -264,14 +280,20 @@ impl Walk<'_> {
         }
         let everything = BitSet::full(self.atoms.len());
         let case = Case { axis, fixed: None, ..self.case };
-        let mut walk = Walk { run: self.run, program: self.program, table: self.table, atoms: self.atoms, case };
+        let mut walk =
+            Walk { run: self.run, program: self.program, table: self.table, atoms: self.atoms, case };
         let out = walk.chain(chain, &everything, depth).ok().map(Rc::new);
         self.run.chains[chain][axis as usize] = out.clone().map_or(Memo::NeedsBoth, Memo::Known);
         out
     }
 
     /// Keeps the packets that fulfil a condition.
-    fn condition(&mut self, condition: &Match, set: Option<SetId>, state: &mut BitSet) -> Result<(), NeedsFixed> {
+    fn condition(
+        &mut self,
+        condition: &Match,
+        set: Option<SetId>,
+        state: &mut BitSet,
+    ) -> Result<(), NeedsFixed> {
         let possible = match condition {
             Match::InSet(fields, _) => match set {
                 Some(set) => {
@@ -284,7 +306,9 @@ impl Walk<'_> {
             Match::L4Proto(number) => self.case.protocol.number() == *number,
             // The packets in question are new.
             Match::NotEstablished => true,
-            Match::CtInvalid | Match::TcpNotSyn | Match::ReversePathFails | Match::NeighbourDiscovery => false,
+            Match::CtInvalid | Match::TcpNotSyn | Match::ReversePathFails | Match::NeighbourDiscovery => {
+                false
+            }
         };
         if !possible {
             *state = BitSet::empty(state.len());
@@ -356,6 +380,17 @@ impl Walk<'_> {
         if keys.len() != sides.len() {
             return BitSet::empty(self.atoms.len());
         }
+        if let (
+            [Key::Addr(lo, hi), _],
+            [Side::Known(_), Side::Axis(None)] | [Side::Axis(None), Side::Known(_)],
+        ) = (keys, sides)
+            && keys[0] == keys[1]
+            && lo == hi
+            && self.case.fixed == Some(*lo)
+        {
+            // From an address to itself: not asked for, and the other addresses of its atom do not match.
+            return BitSet::empty(self.atoms.len());
+        }
         let mut bits = BitSet::full(self.atoms.len());
         for (key, side) in keys.iter().zip(sides) {
             let fits = match (side, key) {
@@ -391,7 +426,9 @@ impl Walk<'_> {
                     groups.len() - 1
                 });
                 match (keys.as_slice(), sides) {
-                    ([Key::Addr(lo, hi)], [Side::Axis(None)]) if lo == hi => groups[i].1.insert(self.atoms.atom(*lo)),
+                    ([Key::Addr(lo, hi)], [Side::Axis(None)]) if lo == hi => {
+                        groups[i].1.insert(self.atoms.atom(*lo))
+                    }
                     _ => groups[i].1.or_with(&self.element(keys, sides)),
                 }
             }

@@ -1,19 +1,24 @@
 //! The chain of one distinct set of peers.
 
-use super::{DENY, Object, Selector, Target, Unsupported, addr_set, chain_name, rule, set_name};
+use super::{Content, DENY, Object, Selector, Target, Unsupported, addr_set, chain_name, rule, set_name};
 use crate::limits;
 use netpolc_bundle::nft::{Chain, Elements, Field, Key, Match, Outcome, Rule, Set, Verdict};
 use netpolc_ir::addr::{AddrSet, Family, Ranges, bits};
 use netpolc_ir::matrix::{PeerSet, Peers};
 use netpolc_ir::passes::cidr_cover::cover;
-use netpolc_ir::unit::Direction;
+use netpolc_ir::unit::{Direction, Origin};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
 impl Selector<'_> {
     /// Where a packet goes whose port leads to this set of peers: `return` if everyone of the family may, `deny` if
     /// nobody may, else a chain that looks at the peer.
-    pub(super) fn peers(&mut self, peers: Peers, direction: Direction, family: Family) -> Result<Target, Unsupported> {
+    pub(super) fn peers(
+        &mut self,
+        peers: Peers,
+        direction: Direction,
+        family: Family,
+    ) -> Result<Target, Unsupported> {
         if let Some(target) = self.peers.get(&(peers, direction, family)) {
             return Ok(target.clone());
         }
@@ -33,9 +38,10 @@ impl Selector<'_> {
         if not.is_empty() && *blocks == Ranges::new(vec![(0, family.max())]) {
             return plain(Verdict::Return);
         }
-        let origins: Vec<_> = self.peer_origins.get(&(peers, direction)).into_iter().flatten().copied().collect();
-        let comment = self.comment(origins.iter().copied());
-        let mut parts = Parts { direction, objects: Vec::new(), rules: Vec::new(), comment: comment.clone() };
+        let origins: Vec<Origin> =
+            self.peer_origins.get(&(peers, direction)).into_iter().flatten().copied().collect();
+        let mut parts =
+            Parts { direction, objects: Vec::new(), rules: Vec::new(), origins: Rc::new(origins) };
         if !not.is_empty() {
             parts.addresses("not", not, Verdict::Goto(DENY.to_owned()));
         }
@@ -48,10 +54,10 @@ impl Selector<'_> {
             Direction::Ingress => "from",
             Direction::Egress => "to",
         };
-        let chain = Chain { hook: None, comment, rules: parts.rules };
+        let chain = Chain { rules: parts.rules, ..Chain::default() };
         let name = chain_name(kind, &chain);
-        let mut objects = parts.objects;
-        objects.push(Object::Chain(name.clone(), Rc::new(chain), Rc::new(origins)));
+        let (mut objects, origins) = (parts.objects, parts.origins);
+        objects.push(Object { name: name.clone(), content: Content::Chain(Rc::new(chain)), origins });
         Target { verdict: Verdict::Goto(name), objects: Rc::new(objects) }
     }
 
@@ -95,7 +101,7 @@ struct Parts {
     direction: Direction,
     objects: Vec<Object>,
     rules: Vec<Rule>,
-    comment: Option<String>,
+    origins: Rc<Vec<Origin>>,
 }
 
 impl Parts {
@@ -111,12 +117,13 @@ impl Parts {
 
     fn set(&mut self, kind: &str, set: Set) -> String {
         let name = set_name(kind, &set);
-        self.objects.push(Object::Set(name.clone(), Rc::new(set)));
+        let content = Content::Set(Rc::new(set));
+        self.objects.push(Object { name: name.clone(), content, origins: self.origins.clone() });
         name
     }
 
     fn addresses(&mut self, kind: &str, addrs: Vec<u128>, verdict: Verdict) {
-        let set = Set { elements: Elements::Addrs(addrs), ..addr_set(self.comment.clone()) };
+        let set = Set { elements: Elements::Addrs(addrs), ..addr_set(None) };
         let name = self.set(kind, set);
         self.rules.push(rule(vec![Match::InSet(vec![self.field(None)], name)], verdict));
     }
@@ -137,12 +144,16 @@ impl Parts {
             let deny = block.except.iter().map(|e| (*e, Verdict::Goto(DENY.to_owned())));
             for (cidr, verdict) in [(block.cidr, Verdict::Return)].into_iter().chain(deny) {
                 let base = bits(cidr.addr());
-                by_len.entry(cidr.prefix_len()).or_default().insert(vec![Key::Addr(base, base)], Some(verdict));
+                by_len
+                    .entry(cidr.prefix_len())
+                    .or_default()
+                    .insert(vec![Key::Addr(base, base)], Some(verdict));
             }
         }
         if by_len.len() > limits::MASKED_LENGTHS {
-            let elements = ranges.as_slice().iter().map(|&(lo, hi)| (vec![Key::Addr(lo, hi)], None)).collect();
-            let set = Set { interval: true, elements: Elements::General(elements), ..addr_set(self.comment.clone()) };
+            let elements =
+                ranges.as_slice().iter().map(|&(lo, hi)| (vec![Key::Addr(lo, hi)], None)).collect();
+            let set = Set { interval: true, elements: Elements::General(elements), ..addr_set(None) };
             let name = self.set("blocks", set);
             self.rules.push(rule(vec![Match::InSet(vec![self.field(None)], name)], Verdict::Return));
             return;
@@ -152,10 +163,13 @@ impl Parts {
                 self.rules.push(rule(Vec::new(), Verdict::Return));
                 continue;
             }
-            let set = Set { map: true, elements: Elements::General(elements), ..addr_set(self.comment.clone()) };
+            let set = Set { map: true, elements: Elements::General(elements), ..addr_set(None) };
             let name = self.set(&format!("blocks{len}"), set);
             let field = self.field((len < family.bits()).then_some(len));
-            self.rules.push(Rule { outcome: Outcome::Vmap(vec![field], name), ..rule(Vec::new(), Verdict::Return) });
+            self.rules.push(Rule {
+                outcome: Outcome::Vmap(vec![field], name),
+                ..rule(Vec::new(), Verdict::Return)
+            });
         }
     }
 }

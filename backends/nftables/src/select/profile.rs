@@ -1,6 +1,6 @@
 //! The chain of one profile: from protocol and port to the set of peers.
 
-use super::{DENY, Object, Selector, Target, Unsupported, chain_name, rule, set_name};
+use super::{Content, DENY, Object, Selector, Target, Unsupported, chain_name, rule, set_name};
 use netpolc_bundle::nft::{Chain, Elements, Field, Key, KeyType, Match, Outcome, Rule, Set, Verdict};
 use netpolc_ir::addr::Family;
 use netpolc_ir::matrix::{Cell, Profile, ProfileData};
@@ -68,57 +68,64 @@ impl Selector<'_> {
                 dispatch.protocols.insert(vec![Key::Proto(transport.number())], Some(default));
             }
         }
-        if dispatch.ports.is_empty() && dispatch.ranges.is_empty() && dispatch.protocols.is_empty() {
+        // A profile that denies everything keeps a chain of its own, whose comment names the policies behind it.
+        let plain = dispatch.ports.is_empty() && dispatch.ranges.is_empty() && dispatch.protocols.is_empty();
+        if plain && other != Verdict::Goto(DENY.to_owned()) {
             return Ok(Target { verdict: other, objects: Rc::new(objects) });
         }
-        Ok(self.profile_chain(data, direction, dispatch, other, objects))
+        Ok(profile_chain(data, direction, dispatch, other, objects))
     }
+}
 
-    fn profile_chain(
-        &self,
-        data: &ProfileData,
-        direction: Direction,
-        dispatch: Dispatch,
-        other: Verdict,
-        mut objects: Vec<Object>,
-    ) -> Target {
-        let comment = self.comment(data.origins.iter().copied());
-        let mut rules = Vec::new();
-        let mut lookup = |kind: &str, key: Vec<KeyType>, interval: bool, matches: Vec<Match>, fields, elements: Elems| {
+/// The chain of a profile that looks at protocol and port.
+fn profile_chain(
+    data: &ProfileData,
+    direction: Direction,
+    dispatch: Dispatch,
+    other: Verdict,
+    mut objects: Vec<Object>,
+) -> Target {
+    let origins: BTreeSet<Origin> =
+        data.origins.iter().chain(data.cells().flat_map(|(_, c)| &c.origins)).copied().collect();
+    let origins: Rc<Vec<Origin>> = Rc::new(origins.into_iter().collect());
+    let mut rules = Vec::new();
+    let mut lookup =
+        |kind: &str, key: Vec<KeyType>, interval: bool, matches: Vec<Match>, fields, elements: Elems| {
             if elements.is_empty() {
                 return;
             }
             let elements = Elements::General(elements);
-            let set = Set { key, map: true, interval, comment: comment.clone(), elements };
+            let set = Set { key, map: true, interval, comment: None, elements };
             let name = set_name(kind, &set);
-            objects.push(Object::Set(name.clone(), Rc::new(set)));
-            rules.push(Rule { matches, outcome: Outcome::Vmap(fields, name), ..rule(Vec::new(), Verdict::Return) });
+            let content = Content::Set(Rc::new(set));
+            objects.push(Object { name: name.clone(), content, origins: origins.clone() });
+            rules.push(Rule {
+                matches,
+                outcome: Outcome::Vmap(fields, name),
+                ..rule(Vec::new(), Verdict::Return)
+            });
         };
-        let (proto, service) = (KeyType::Proto, KeyType::Service);
-        let both = vec![Field::L4Proto, Field::Dport];
-        lookup("ports", vec![proto, service], false, Vec::new(), both, dispatch.ports);
-        for (transport, elements) in dispatch.ranges {
-            let matches = vec![Match::L4Proto(transport.number())];
-            lookup("ranges", vec![service], true, matches, vec![Field::Dport], elements);
-        }
-        lookup("protos", vec![proto], false, Vec::new(), vec![Field::L4Proto], dispatch.protocols);
-        // What falls through a chain that was gone to returns to the caller, which is what `return` does.
-        if other != Verdict::Return {
-            rules.push(rule(Vec::new(), other));
-        }
-        let kind = match direction {
-            Direction::Ingress => "in",
-            Direction::Egress => "out",
-        };
-        let chain = Chain { hook: None, comment, rules };
-        let name = chain_name(kind, &chain);
-        let origins: BTreeSet<Origin> =
-            data.origins.iter().chain(data.cells().flat_map(|(_, c)| &c.origins)).copied().collect();
-        let origins = Rc::new(origins.into_iter().collect());
-        objects.push(Object::Chain(name.clone(), Rc::new(chain), origins));
-        debug_assert_ne!(name, DENY);
-        Target { verdict: Verdict::Goto(name), objects: Rc::new(objects) }
+    let (proto, service) = (KeyType::Proto, KeyType::Service);
+    let both = vec![Field::L4Proto, Field::Dport];
+    lookup("ports", vec![proto, service], false, Vec::new(), both, dispatch.ports);
+    for (transport, elements) in dispatch.ranges {
+        let matches = vec![Match::L4Proto(transport.number())];
+        lookup("ranges", vec![service], true, matches, vec![Field::Dport], elements);
     }
+    lookup("protos", vec![proto], false, Vec::new(), vec![Field::L4Proto], dispatch.protocols);
+    // What falls through a chain that was gone to returns to the caller, which is what `return` does.
+    if other != Verdict::Return {
+        rules.push(rule(Vec::new(), other));
+    }
+    let kind = match direction {
+        Direction::Ingress => "in",
+        Direction::Egress => "out",
+    };
+    let chain = Chain { rules, ..Chain::default() };
+    let name = chain_name(kind, &chain);
+    objects.push(Object { name: name.clone(), content: Content::Chain(Rc::new(chain)), origins });
+    debug_assert_ne!(name, DENY);
+    Target { verdict: Verdict::Goto(name), objects: Rc::new(objects) }
 }
 
 impl Dispatch {

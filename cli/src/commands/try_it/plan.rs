@@ -59,7 +59,9 @@ impl Trial {
             tries.push(Try { from, to, flow, predicted, probe });
         }
         if tries.is_empty() {
-            return Err(Failure::Unusable("there is nothing to try: no pod with an address, or no flow".to_owned()));
+            return Err(Failure::Unusable(
+                "there is nothing to try: no pod with an address, or no flow".to_owned(),
+            ));
         }
         Ok(Trial { spec: builder.spec, tries, left_out })
     }
@@ -93,7 +95,9 @@ fn all_pairs(model: &Model, left_out: &mut Vec<String>) -> Vec<Wanted> {
     for (from, sources) in &ends {
         for (to, targets) in &ends {
             let ports: BTreeSet<(Transport, u16)> = match model.pod_named(to) {
-                Some(pod) => pod.ports.iter().map(|p| (p.transport, p.port)).chain(named.iter().copied()).collect(),
+                Some(pod) => {
+                    pod.ports.iter().map(|p| (p.transport, p.port)).chain(named.iter().copied()).collect()
+                }
                 None if from == to => continue,
                 None => named.clone(),
             };
@@ -101,7 +105,11 @@ fn all_pairs(model: &Model, left_out: &mut Vec<String>) -> Vec<Wanted> {
                 for dst in targets.iter().filter(|d| Family::of(**d) == Family::of(*src)) {
                     for &(transport, port) in &ports {
                         let protocol = Protocol::Transport(transport);
-                        wanted.push((from.clone(), to.clone(), Flow { src: *src, dst: *dst, protocol, port }));
+                        wanted.push((
+                            from.clone(),
+                            to.clone(),
+                            Flow { src: *src, dst: *dst, protocol, port },
+                        ));
                     }
                 }
             }
@@ -170,7 +178,9 @@ impl SpecBuilder {
     fn add(&mut self, flow: &Flow) {
         self.host(flow.src);
         let host = self.host(flow.dst);
-        let Some(protocol) = sendable(flow.protocol).filter(|p| *p != sandbox::Protocol::Icmp) else { return };
+        let Some(protocol) = sendable(flow.protocol).filter(|p| *p != sandbox::Protocol::Icmp) else {
+            return;
+        };
         let listen = match host {
             HostId::Node(i) => &mut self.spec.nodes[i].listen,
             HostId::Pod(i) => &mut self.spec.pods[i].listen,
@@ -183,7 +193,13 @@ impl SpecBuilder {
 
     fn probe(&mut self, flow: &Flow) -> Option<Probe> {
         let protocol = sendable(flow.protocol)?;
-        Some(Probe { from: self.host(flow.src), from_addr: Some(flow.src), to: flow.dst, protocol, port: flow.port })
+        Some(Probe {
+            from: self.host(flow.src),
+            from_addr: Some(flow.src),
+            to: flow.dst,
+            protocol,
+            port: flow.port,
+        })
     }
 }
 

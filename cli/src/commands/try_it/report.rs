@@ -38,11 +38,17 @@ pub(super) fn report(
     let dead: Vec<&Row<'_>> = rows.iter().filter(|r| !r.control_good()).collect();
     let wrong: Vec<&Row<'_>> = rows.iter().filter(|r| r.control_good() && !r.good()).collect();
     for row in &dead {
-        output::error(&format!("control run: {} should reach without rules: {}", row.tried.flow, row.control));
+        output::error(&format!(
+            "control run: {} should reach without rules: {}",
+            row.tried.flow, row.control
+        ));
     }
     for row in &wrong {
         let (flow, predicted) = (row.tried.flow, row.tried.predicted);
-        output::error(&format!("{} -> {} ({flow}): predicted {predicted}, {}", row.tried.from, row.tried.to, row.observed));
+        output::error(&format!(
+            "{} -> {} ({flow}): predicted {predicted}, {}",
+            row.tried.from, row.tried.to, row.observed
+        ));
     }
     let denied = rows.iter().filter(|r| r.tried.predicted == Verdict::Deny).count();
     output::message(&format!(
@@ -120,16 +126,18 @@ fn tables(rows: &[Row<'_>]) -> String {
         let family = if row.tried.flow.dst.is_ipv6() { " IPv6" } else { "" };
         by_port.entry(format!("{}{family}", row.port())).or_default().push(row);
     }
-    let mut out = String::from("a source a line, a destination a column; + allowed, - denied, ! not as predicted\n");
+    let mut out =
+        String::from("a source a line, a destination a column; + allowed, - denied, ! not as predicted\n");
     for (port, rows) in by_port {
-        let targets: Vec<&str> = rows.iter().map(|r| r.tried.to.as_str()).collect::<BTreeSet<_>>().into_iter().collect();
+        let targets: Vec<&str> =
+            rows.iter().map(|r| r.tried.to.as_str()).collect::<BTreeSet<_>>().into_iter().collect();
         let sources: BTreeSet<&str> = rows.iter().map(|r| r.tried.from.as_str()).collect();
         let width = sources.iter().map(|s| s.len()).max().unwrap_or(0);
         let cells: BTreeMap<(&str, &str), &Row<'_>> =
             rows.iter().map(|r| ((r.tried.from.as_str(), r.tried.to.as_str()), *r)).collect();
         let _ = writeln!(out, "\n{port}");
         for (i, target) in targets.iter().enumerate() {
-            let _ = writeln!(out, "{:width$}  {}{} {target}", "", "| ".repeat(i), ".");
+            let _ = writeln!(out, "{:width$}  {}. {target}", "", "| ".repeat(i));
         }
         for source in sources {
             let marks = targets.iter().map(|target| match cells.get(&(source, *target)) {

@@ -35,7 +35,12 @@ fn a_bundle_comes_into_force_once() {
 #[test]
 fn a_moved_policy_changes_the_comments() {
     let netns = Netns::new();
-    let at = |line: u32| bundle(&a().replace("\" goto deny_c0c0", "").replace("policies.yaml:12:3", &format!("policies.yaml:{line}:3")));
+    let at = |line: u32| {
+        bundle(
+            &a().replace("\" goto deny_c0c0", "")
+                .replace("policies.yaml:12:3", &format!("policies.yaml:{line}:3")),
+        )
+    };
     netns.apply(&at(12), "applied");
     assert!(!netns.lock_file().exists());
     netns.apply(&at(12), "unchanged");

@@ -1,7 +1,8 @@
 //! Drift, kills, and two loaders at once.
 
-use crate::common::{Netns, SHAPE, a, b, bundle, fresh, marked};
+use crate::common::{Dir, Netns, SHAPE, a, b, bundle, fresh, marked};
 use netpolc_bundle::nft::{self, Ruleset};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -166,7 +167,8 @@ fn slow_nft() -> Dir {
     use std::os::unix::fs::PermissionsExt as _;
     let dir = Dir(std::env::temp_dir().join(format!("netpol-slow-nft-{}", std::process::id())));
     std::fs::create_dir(&dir.0).unwrap();
-    let nft = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft"].into_iter().find(|path| Path::new(path).exists());
+    let nft =
+        ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft"].into_iter().find(|path| Path::new(path).exists());
     let script = format!("#!/bin/sh\n[ \"$1\" = -f ] && /bin/sleep 1\nexec {} \"$@\"\n", nft.unwrap());
     let path = dir.file("nft");
     std::fs::write(&path, script).unwrap();

@@ -53,7 +53,8 @@ impl Program {
             table.chains.values().enumerate().filter_map(|(i, c)| c.hook.map(|h| (h.priority, i))).collect();
         bases.sort_unstable();
         program.bases = bases.into_iter().map(|(_, i)| i).collect();
-        program.chains = table.chains.values().map(|c| c.rules.iter().filter_map(|r| program.rule(r)).collect()).collect();
+        program.chains =
+            table.chains.values().map(|c| c.rules.iter().filter_map(|r| program.rule(r)).collect()).collect();
         program
     }
 
