@@ -187,7 +187,7 @@ pub(crate) struct VerifyArgs {
 }
 
 #[derive(Debug, clap::Args)]
-#[group(id = "mode", required = true, multiple = false, args = ["check", "accept"])]
+#[command(group(clap::ArgGroup::new("mode").required(true).args(["check", "accept"])))]
 pub(crate) struct SnapshotArgs {
     /// Compare: exit status 1 and the difference if the rules changed
     #[arg(long, value_name = "DIR")]

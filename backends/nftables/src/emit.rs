@@ -8,28 +8,41 @@
 use netpolc_bundle::nft::{
     Chain, Elements, Family, Field, Key, KeyType, Match, Outcome, Rule, Ruleset, Set, TABLE, Table, Verdict,
 };
+use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Names of addresses, for people.
+pub type Names = BTreeMap<IpAddr, String>;
 
 /// Prints a ruleset as a script. `header` becomes comment lines at the top.
 pub fn emit(ruleset: &Ruleset, header: &[String]) -> String {
+    emit_named(ruleset, header, &Names::new())
+}
+
+/// As [`emit`], with the name of an address as a comment behind each element that is one.
+pub fn emit_named(ruleset: &Ruleset, header: &[String], names: &Names) -> String {
     let elements: usize =
         ruleset.tables.values().flat_map(|t| t.sets.values()).map(|s| s.elements.len()).sum();
     let mut out = String::with_capacity(4096 + elements * 16);
     out.push_str("#!/usr/sbin/nft -f\n");
     for line in header {
-        let line: String = line.chars().filter(|c| !c.is_control()).collect();
-        out.push_str("# ");
-        out.push_str(&line);
+        comment_text(&mut out, "# ", line);
         out.push('\n');
     }
     for (family, table) in &ruleset.tables {
-        table_text(&mut out, *family, table);
+        table_text(&mut out, *family, table, names);
     }
     out
 }
 
-fn table_text(out: &mut String, family: Family, table: &Table) {
+/// A comment of the script: nothing in it can end the line.
+fn comment_text(out: &mut String, start: &str, text: &str) {
+    out.push_str(start);
+    out.extend(text.chars().filter(|c| !c.is_control()));
+}
+
+fn table_text(out: &mut String, family: Family, table: &Table, names: &Names) {
     // Writing to a String cannot fail.
     let _ = write!(out, "\ntable {family} {TABLE} {{\n}}\n");
     if table.flush {
@@ -37,7 +50,7 @@ fn table_text(out: &mut String, family: Family, table: &Table) {
     }
     let _ = writeln!(out, "\ntable {family} {TABLE} {{");
     for (name, set) in &table.sets {
-        set_text(out, family, name, set);
+        set_text(out, family, name, set, names);
     }
     for (name, chain) in &table.chains {
         chain_text(out, family, name, chain);
@@ -45,7 +58,7 @@ fn table_text(out: &mut String, family: Family, table: &Table) {
     out.push_str("}\n");
 }
 
-fn set_text(out: &mut String, family: Family, name: &str, set: &Set) {
+fn set_text(out: &mut String, family: Family, name: &str, set: &Set, names: &Names) {
     let _ = writeln!(out, "\t{} {name} {{", if set.map { "map" } else { "set" });
     let types: Vec<&str> = set.key.iter().map(|k| key_type(family, *k)).collect();
     let _ = writeln!(out, "\t\ttype {}{}", types.join(" . "), if set.map { " : verdict" } else { "" });
@@ -57,32 +70,55 @@ fn set_text(out: &mut String, family: Family, name: &str, set: &Set) {
     }
     if !set.elements.is_empty() {
         out.push_str("\t\telements = {\n");
-        match &set.elements {
-            Elements::Addrs(addrs) => {
-                for addr in addrs {
-                    out.push_str("\t\t\t");
-                    address(out, family, *addr);
-                    out.push_str(",\n");
-                }
-            }
-            Elements::General(elements) => {
-                for (keys, verdict) in elements {
-                    out.push_str("\t\t\t");
-                    for (i, key) in keys.iter().enumerate() {
-                        out.push_str(if i > 0 { " . " } else { "" });
-                        key_text(out, family, key);
-                    }
-                    if let Some(verdict) = verdict {
-                        out.push_str(" : ");
-                        verdict_text(out, verdict);
-                    }
-                    out.push_str(",\n");
-                }
-            }
-        }
+        elements_text(out, family, &set.elements, names);
         out.push_str("\t\t}\n");
     }
     out.push_str("\t}\n");
+}
+
+/// One element a line, so that a difference shows what came and what went.
+fn elements_text(out: &mut String, family: Family, elements: &Elements, names: &Names) {
+    let end = |out: &mut String, addr: u128| {
+        out.push(',');
+        let named = if names.is_empty() { None } else { names.get(&ip(family, addr)) };
+        if let Some(name) = named {
+            comment_text(out, " # ", name);
+        }
+        out.push('\n');
+    };
+    match elements {
+        Elements::Addrs(addrs) => {
+            for addr in addrs {
+                out.push_str("\t\t\t");
+                address(out, family, *addr);
+                end(out, *addr);
+            }
+        }
+        Elements::General(elements) => {
+            for (keys, verdict) in elements {
+                out.push_str("\t\t\t");
+                for (i, key) in keys.iter().enumerate() {
+                    out.push_str(if i > 0 { " . " } else { "" });
+                    key_text(out, family, key);
+                }
+                if let Some(verdict) = verdict {
+                    out.push_str(" : ");
+                    verdict_text(out, verdict);
+                }
+                match keys.first() {
+                    Some(Key::Addr(lo, hi)) if lo == hi => end(out, *lo),
+                    _ => out.push_str(",\n"),
+                }
+            }
+        }
+    }
+}
+
+fn ip(family: Family, addr: u128) -> IpAddr {
+    match family {
+        Family::Ip => IpAddr::V4(Ipv4Addr::from(addr as u32)),
+        Family::Ip6 => IpAddr::V6(Ipv6Addr::from(addr)),
+    }
 }
 
 fn chain_text(out: &mut String, family: Family, name: &str, chain: &Chain) {

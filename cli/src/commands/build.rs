@@ -1,6 +1,6 @@
 //! `netpolc build`.
 
-use super::nodes::{Built, Labels, NodeBuilder, choose, only_nftables};
+use super::nodes::{Built, Labels, NodeBuilder, choose, only_nftables, pod_names};
 use crate::args::{BuildArgs, Stage};
 use crate::failure::{Answer, Failure};
 use crate::output;
@@ -9,7 +9,7 @@ use netpolc_ir::passes::Cost;
 use netpolc_ir::proof::Proof;
 use netpolc_ir::text;
 use netpolc_ir::unit::Host;
-use netpolc_nftables::emit::emit;
+use netpolc_nftables::emit::emit_named;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -61,7 +61,7 @@ struct Summary {
 fn build_nodes(compiled: &Compiled, hosts: &[Host], dir: &Path) -> Result<Summary, Failure> {
     let labels = Labels::new(&compiled.input.model, &compiled.input.sources, true);
     let ir = policies_text(compiled);
-    let next = AtomicUsize::new(0);
+    let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let worker = || -> Result<Summary, Failure> {
         let mut builder = NodeBuilder::new(compiled, &labels, &ir);
         let mut summary = Summary::default();
@@ -70,6 +70,11 @@ fn build_nodes(compiled: &Compiled, hosts: &[Host], dir: &Path) -> Result<Summar
             summary.elements += built.elements;
             summary.proof += built.proof;
             write_bundle(dir, &compiled.matrix.hosts[host].name, &built)?;
+            output::progress(&format!(
+                "{} of {} nodes",
+                done.fetch_add(1, Ordering::Relaxed) + 1,
+                hosts.len()
+            ));
         }
         Ok(summary)
     };
@@ -81,6 +86,7 @@ fn build_nodes(compiled: &Compiled, hosts: &[Host], dir: &Path) -> Result<Summar
         };
         handles.into_iter().map(join).collect()
     });
+    output::progress_done();
     let mut total = Summary::default();
     for result in results {
         let part = result?;
@@ -121,7 +127,8 @@ fn print_stage(compiled: &Compiled, hosts: &[Host], stage: Stage) -> Result<Stri
             let mut out = String::new();
             for &host in hosts {
                 let plan = builder.plan(host)?;
-                out.push_str(&emit(&plan.ruleset, &[format!("node {}", compiled.matrix.hosts[host].name)]));
+                let header = [format!("node {}", compiled.matrix.hosts[host].name)];
+                out.push_str(&emit_named(&plan.ruleset, &header, &pod_names(&compiled.matrix)));
             }
             Ok(out)
         }

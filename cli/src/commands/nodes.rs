@@ -11,7 +11,7 @@ use netpolc_ir::matrix::Matrix;
 use netpolc_ir::proof::{Artifact, Packet, Proof, prove};
 use netpolc_ir::unit::{Flow, Host, Origin, Verdict};
 use netpolc_nftables::decode::Machine;
-use netpolc_nftables::emit::emit;
+use netpolc_nftables::emit::{Names, emit};
 use netpolc_nftables::select::{Origins, Plan, Selector, local_pods};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
@@ -167,6 +167,12 @@ impl<'c> NodeBuilder<'c> {
         let mut machine = Machine::new(bundle.ruleset().map_err(unusable)?);
         Ok(prove(&self.reference, &mut machine, node).map_err(|w| format!("node {node}: {w}")))
     }
+}
+
+/// Which pod has which address, for people.
+pub(crate) fn pod_names(matrix: &Matrix) -> Names {
+    let pods = matrix.endpoints.values();
+    pods.flat_map(|pod| pod.addrs.iter().map(|(addr, _)| (*addr, pod.name.clone()))).collect()
 }
 
 /// The pods of a node, as a bundle lists them.

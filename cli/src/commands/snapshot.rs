@@ -4,19 +4,20 @@
 //! places, so that a line inserted above a policy changes nothing. The rules of a snapshot are proven before they are
 //! compared or written.
 
-use super::nodes::{Labels, NodeBuilder, choose};
+use super::nodes::{Labels, NodeBuilder, choose, pod_names};
 use crate::args::SnapshotArgs;
 use crate::failure::{Answer, Failure};
 use crate::output;
 use crate::pipeline::{Compiled, Input, compile};
 use netpolc_ir::unit::Origin;
-use netpolc_nftables::emit::emit;
+use netpolc_nftables::emit::emit_named;
 use netpolc_nftables::review::for_review;
 use similar::{ChangeTag, TextDiff};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// The ending of a snapshot file.
@@ -49,7 +50,8 @@ fn snapshots(compiled: &Compiled) -> Result<BTreeMap<String, Snapshot>, Failure>
         let plan = builder.plan(host)?;
         let (review, artifact_names) = for_review(&plan, &labels);
         let node = &compiled.matrix.hosts[host].name;
-        let text = emit(&review, &[format!("The rules of node {node}, kept by `netpolc snapshot`.")]);
+        let header = [format!("The rules of node {node}, kept by `netpolc snapshot`.")];
+        let text = emit_named(&review, &header, &pod_names(&compiled.matrix));
         let behind =
             |(review, artifact): (String, String)| Some((review, plan.provenance.get(&artifact)?.clone()));
         let origins = artifact_names.into_iter().filter_map(behind).collect();
@@ -153,8 +155,10 @@ fn accept(snapshots: &BTreeMap<String, Snapshot>, dir: &Path) -> Result<Answer, 
         }
         changed += 1;
         let path = dir.join(name);
+        // A temporary file is private unless told otherwise; what is under version control is not. The umask applies.
         let mut file = tempfile::Builder::new()
             .prefix(".netpolc-")
+            .permissions(fs::Permissions::from_mode(0o666))
             .tempfile_in(dir)
             .map_err(|e| Failure::io(dir, &e))?;
         file.write_all(snapshot.text.as_bytes()).map_err(|e| Failure::io(&path, &e))?;

@@ -279,7 +279,8 @@ impl<'a> FamilyProof<'a> {
             let addr = self.family.addr(self.atoms.representative(atom));
             for (src, dst) in [(addr, outside), (outside, addr)] {
                 let packet = Packet::opening(Flow { src, dst, protocol: Protocol::TCP, port: 80 });
-                for kind in [packet, invalid(packet), Packet { opens: false, ..packet }, established(packet)] {
+                for kind in [packet, invalid(packet), Packet { opens: false, ..packet }, established(packet)]
+                {
                     self.judge(artifact, kind, Verdict::Allow)?;
                 }
             }
@@ -295,7 +296,9 @@ impl<'a> FamilyProof<'a> {
         for &(addr, group) in &locals {
             self.others_between(artifact, (addr, group), (outside, None))?;
         }
-        let Some(&first) = locals.iter().find(|l| self.reference.isolated(l.1) == Some(true)).or(locals.first()) else {
+        let Some(&first) =
+            locals.iter().find(|l| self.reference.isolated(l.1) == Some(true)).or(locals.first())
+        else {
             return Ok(());
         };
         for atom in 0..self.atoms.len() {
@@ -349,11 +352,17 @@ impl<'a> FamilyProof<'a> {
         let mut pairs: Vec<(IpAddr, IpAddr)> = self.locals.iter().map(|l| (l.addr, l.addr)).collect();
         for pod in &self.same_pod {
             let addrs = pod.iter().map(|&a| self.family.addr(a));
-            pairs.extend(addrs.clone().flat_map(|a| addrs.clone().map(move |b| (a, b))).filter(|(a, b)| a != b));
+            pairs.extend(
+                addrs.clone().flat_map(|a| addrs.clone().map(move |b| (a, b))).filter(|(a, b)| a != b),
+            );
         }
         for (src, dst) in pairs {
             for &CellKey { protocol, port } in cells {
                 self.judge(artifact, Packet::opening(Flow { src, dst, protocol, port }), Verdict::Allow)?;
+            }
+            for protocol in [Protocol::TCP, Protocol::UDP] {
+                let packet = Packet::opening(Flow { src, dst, protocol, port: 1 });
+                self.judge(artifact, Packet { spoofed: true, ..packet }, Verdict::Deny)?;
             }
         }
         Ok(())
