@@ -39,7 +39,7 @@ pub(crate) fn read(paths: &[PathBuf]) -> Result<Sources, Failure> {
     let mut total = 0;
     for path in files {
         let (name, bytes) = if path.as_os_str() == "-" {
-            ("<stdin>".to_owned(), read_bounded(std::io::stdin().lock(), &path)?)
+            ("<stdin>".to_owned(), read_file(&path)?)
         } else {
             (path.display().to_string(), read_file(&path)?)
         };
@@ -90,8 +90,11 @@ fn walk(
     Ok(())
 }
 
-/// Reads a regular file. Process substitution (`<(...)`) gives a pipe, which is read as long as someone writes to it.
+/// Reads a regular file, or standard input for `-`. Process substitution (`<(...)`) gives a pipe, which is read as long as someone writes to it.
 pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, Failure> {
+    if path.as_os_str() == "-" {
+        return read_bounded(std::io::stdin().lock(), path);
+    }
     let file = fs::OpenOptions::new()
         .read(true)
         .custom_flags(O_NONBLOCK)
@@ -103,7 +106,7 @@ pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, Failure> {
     }
     if !meta.is_file() {
         // Opened without blocking, a pipe with a writer would report "try again": read it the ordinary way.
-        let piped = path.starts_with("/dev/fd") || path.starts_with("/proc/self/fd");
+        let piped = ["/dev/fd", "/dev/stdin", "/proc/self/fd"].iter().any(|p| path.starts_with(p));
         if piped {
             return read_bounded(fs::File::open(path).map_err(|e| Failure::io(path, &e))?, path);
         }

@@ -24,6 +24,15 @@ pub(crate) fn message(text: &str) {
     }
 }
 
+/// A number with its noun, as `1 policy` or `3 policies`.
+pub(crate) fn count(n: usize, noun: &str) -> String {
+    match (n, noun.strip_suffix('y')) {
+        (1, _) => format!("1 {noun}"),
+        (n, Some(stem)) => format!("{n} {stem}ies"),
+        (n, None) => format!("{n} {noun}{}", if noun.ends_with("ss") { "es" } else { "s" }),
+    }
+}
+
 /// Prints an error line.
 pub(crate) fn error(text: &str) {
     message(&if color() { format!("\u{1b}[1;31merror\u{1b}[0m: {text}") } else { format!("error: {text}") });

@@ -54,15 +54,25 @@ impl Input {
         self.diagnostics.iter().any(|d| d.severity == Severity::Error)
     }
 
-    /// Prints the diagnostics for people, and what was passed over.
+    /// Prints errors and warnings for people. What a question is asked about is not commented on further.
     pub(crate) fn report(&self) {
+        let grave: Vec<Diagnostic> =
+            self.diagnostics.iter().filter(|d| d.severity != Severity::Note).cloned().collect();
+        if !grave.is_empty() {
+            output::message(&render(&grave, &self.sources, output::color()));
+        }
+    }
+
+    /// Prints all diagnostics for people, notes too, and what was passed over.
+    pub(crate) fn report_all(&self) {
         if !self.diagnostics.is_empty() {
             output::message(&render(&self.diagnostics, &self.sources, output::color()));
         }
         let count: usize = self.skipped.values().sum();
         if count > 0 {
             let kinds: Vec<String> = self.skipped.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
-            output::message(&format!("passed over {count} objects of other kinds: {}", kinds.join(", ")));
+            let objects = output::count(count, "object");
+            output::message(&format!("passed over {objects} of other kinds: {}", kinds.join(", ")));
         }
     }
 

@@ -1,7 +1,7 @@
 //! Diagnostics: what is wrong with the input, where, and what to do about it.
 //!
 //! A diagnostic never stops the reader. Its code is stable; [`CODES`] explains each one, and the pages of the
-//! documentation are generated from it. [`render`] shows diagnostics to people.
+//! documentation are generated from it. [`render()`] shows diagnostics to people.
 
 mod codes;
 mod render;

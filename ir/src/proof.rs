@@ -48,6 +48,9 @@ pub struct Packet {
     pub opens: bool,
     /// Whether it came from a pod's interface with a source that is not that pod's address.
     pub spoofed: bool,
+    /// Whether it came from an interface that is no pod's and not the way back to its source. Its source may be forged,
+    /// or routes are asymmetric, which is no fault of the packet.
+    pub asymmetric: bool,
     /// Whether it is IPv6 neighbour discovery.
     pub neighbour_discovery: bool,
 }
@@ -55,7 +58,14 @@ pub struct Packet {
 impl Packet {
     /// The packet that opens a connection.
     pub fn opening(flow: Flow) -> Packet {
-        Packet { flow, conn: Conn::New, opens: true, spoofed: false, neighbour_discovery: false }
+        Packet {
+            flow,
+            conn: Conn::New,
+            opens: true,
+            spoofed: false,
+            asymmetric: false,
+            neighbour_discovery: false,
+        }
     }
 }
 
@@ -71,6 +81,9 @@ impl std::fmt::Display for Packet {
         }
         if self.spoofed {
             f.write_str(" (spoofed)")?;
+        }
+        if self.asymmetric {
+            f.write_str(" (asymmetric)")?;
         }
         if self.neighbour_discovery {
             f.write_str(" (neighbour discovery)")?;

@@ -234,8 +234,18 @@ pub struct Flow {
     pub port: u16,
 }
 
+impl Flow {
+    /// Port and protocol for people: `3306/TCP`, or `ICMP`.
+    pub fn service(&self) -> String {
+        match self.protocol {
+            crate::ports::Protocol::Transport(_) => format!("{}/{}", self.port, self.protocol),
+            crate::ports::Protocol::Other(_) => self.protocol.to_string(),
+        }
+    }
+}
+
 impl fmt::Display for Flow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} -> {} {}/{}", self.src, self.dst, self.port, self.protocol)
+        write!(f, "{} -> {} {}", self.src, self.dst, self.service())
     }
 }

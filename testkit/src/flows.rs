@@ -77,7 +77,7 @@ impl Questions {
         } else {
             pair -= pods.len() * pods.len();
             let (pod, other) = (pods[pair / 2 % pods.len()], others[pair / 2 / pods.len()]);
-            if pair % 2 == 0 { (pod, other) } else { (other, pod) }
+            if pair.is_multiple_of(2) { (pod, other) } else { (other, pod) }
         };
         let protocol = match (service.0, family) {
             (Protocol::ICMP, Family::V6) => Protocol::ICMPV6,

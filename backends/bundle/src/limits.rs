@@ -40,7 +40,7 @@ pub const FIELDS: usize = 5;
 /// (`include/uapi/linux/netfilter/nf_tables.h`).
 pub const NAME_BYTES: usize = 255;
 
-/// Most bytes of a comment: nft refuses more than 128 with the closing zero (`NFTNL_UDATA_COMMENT_MAXLEN`,
+/// Most bytes of a comment: nft takes 128 and refuses 129 (`NFTNL_UDATA_COMMENT_MAXLEN`,
 /// `include/datatype.h` and `src/parser_bison.y` of nftables).
 pub const COMMENT_BYTES: usize = 128;
 
@@ -63,3 +63,36 @@ pub const LOCAL_PODS: usize = 65_536;
 
 /// Most entries of a table of figures in the manifest. Ours.
 pub const FIGURES: usize = 256;
+
+/// Most bytes of each of `iptables.rules`, `ip6tables.rules` and `ipset.rules`. Ours.
+pub const IPT_BYTES: u64 = 64 << 20;
+
+/// Most bytes of the name of a chain of iptables: `XT_EXTENSION_MAXNAMELEN` (29) counts the closing zero
+/// (`include/uapi/linux/netfilter/x_tables.h`; iptables tests it in `assert_valid_chain_name`, `iptables/xshared.c`).
+pub const IPT_CHAIN_BYTES: usize = 28;
+
+/// Most bytes of a rule's comment: `XT_MAX_COMMENT_LEN` (256) counts the closing zero
+/// (`include/uapi/linux/netfilter/xt_comment.h`).
+pub const IPT_COMMENT_BYTES: usize = 255;
+
+/// Most bytes of a line of a file for `iptables-restore`: its buffer holds 10,240 with the closing zero
+/// (`iptables/iptables-restore.c`).
+pub const IPT_LINE_BYTES: usize = 10_239;
+
+/// Most chains on one way through the rules below the built-in chain; `-j` and `-g` both count. iptables-nft builds
+/// nftables chains, so [`CHAIN_DEPTH`] holds, and the built-in chain is one of them. iptables-legacy knows no limit.
+pub const IPT_CHAIN_DEPTH: usize = CHAIN_DEPTH - 1;
+
+/// Most bytes of the name of a set: `IPSET_MAXNAMELEN` (32) counts the closing zero
+/// (`include/uapi/linux/netfilter/ipset/ip_set.h`).
+pub const IPSET_NAME_BYTES: usize = 31;
+
+/// Most sets: `IPSET_INVALID_ID` (65,535) is the first index that none can have
+/// (`include/uapi/linux/netfilter/ipset/ip_set.h`). Kernels start with room for 256 and make more when it is used up.
+pub const IPSETS: usize = 65_000;
+
+/// Largest `hashsize` of a set: 8 MB of kernel memory for an empty set. Ours; the kernel takes 2^31.
+pub const IPSET_HASHSIZE: u64 = 1 << 20;
+
+/// Largest `maxelem` of a set. Ours; no memory is taken for elements that are not there.
+pub const IPSET_MAXELEM: u64 = 1 << 24;

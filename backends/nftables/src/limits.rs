@@ -1,8 +1,6 @@
 //! Limits of nftables, each with its source.
 
-/// The longest comment that nft 1.0.6 takes, in bytes (`NFTNL_UDATA_COMMENT_MAXLEN` of libnftnl; the text limit of nft
-/// itself is 128 characters with the terminating zero).
-pub const COMMENT_BYTES: usize = 127;
+pub use netpolc_bundle::limits::COMMENT_BYTES;
 
 /// Prefix lengths of one set of blocks up to which every length gets a hash lookup of its own (45-55 ns each). Beyond
 /// it one interval set (325 ns at 1,000 elements) costs less.

@@ -20,7 +20,12 @@ use std::time::Instant;
 pub(crate) fn run(args: &BuildArgs) -> Result<Answer, Failure> {
     only_nftables(&args.backend)?;
     let started = Instant::now();
-    let compiled = compile(Input::sound(&args.paths)?)?;
+    let input = Input::load(&args.paths)?;
+    input.report_all();
+    if input.has_errors() {
+        return Err(Failure::Errors);
+    }
+    let compiled = compile(input)?;
     let hosts = choose(&compiled.matrix, &args.node)?;
     if let Some(stage) = args.emit {
         output::result(&print_stage(&compiled, &hosts, stage)?);
@@ -35,15 +40,16 @@ pub(crate) fn run(args: &BuildArgs) -> Result<Answer, Failure> {
         output::message(&stats(&compiled));
     }
     let model = &compiled.input.model;
+    let policies = model.policies.len() + model.cluster_policies.len();
     output::message(&format!(
-        "{} policies, {} pods, {} classes -> {} bundles in {} ({} elements, proven with {} comparisons; compiled in {:.2?}, nodes in {:.2?})",
-        model.policies.len() + model.cluster_policies.len(),
-        model.pods.len(),
-        compiled.matrix.classes.len(),
-        hosts.len(),
+        "{}, {}, {} -> {} in {} ({}, proven with {}; compiled in {:.2?}, nodes in {:.2?})",
+        output::count(policies, "policy"),
+        output::count(model.pods.len(), "pod"),
+        output::count(compiled.matrix.classes.len(), "class"),
+        output::count(hosts.len(), "bundle"),
         out.display(),
-        summary.elements,
-        summary.proof.comparisons + summary.proof.packets,
+        output::count(summary.elements, "element"),
+        output::count((summary.proof.comparisons + summary.proof.packets) as usize, "comparison"),
         compiled_in,
         started.elapsed() - compiled_in,
     ));

@@ -14,7 +14,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<Answer, Failure> {
     let good = !input.has_errors();
     match args.format {
         CheckFormat::Human => {
-            input.report();
+            input.report_all();
             output::message(&summary(&input.diagnostics));
         }
         CheckFormat::Json => output::result(&pretty(&to_json(&input.diagnostics, &input.sources))),
@@ -30,7 +30,8 @@ pub(crate) fn run(args: &CheckArgs) -> Result<Answer, Failure> {
 
 fn summary(diagnostics: &[Diagnostic]) -> String {
     let count = |s: Severity| diagnostics.iter().filter(|d| d.severity == s).count();
-    format!("{} errors, {} warnings", count(Severity::Error), count(Severity::Warning))
+    let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
+    format!("{}, {}", output::count(errors, "error"), output::count(warnings, "warning"))
 }
 
 fn pretty(value: &Value) -> String {

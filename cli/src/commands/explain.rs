@@ -41,7 +41,7 @@ fn parse_port(text: &str) -> Result<(String, Option<u16>), Failure> {
 }
 
 fn human(input: &Input, args: &ExplainArgs, flow: &Flow, decision: &Decision) -> String {
-    let mut out = format!("{}: {} -> {} port {} ({flow})\n", decision.verdict, args.from, args.to, args.port);
+    let mut out = format!("{}: {} -> {} ({flow})\n", decision.verdict, args.from, args.to);
     match &decision.because {
         Because::SamePod => out.push_str("  a pod always reaches itself\n"),
         Because::OwnNode => out.push_str("  traffic between a pod and the node it runs on always passes\n"),

@@ -64,7 +64,10 @@ pub(crate) fn choose(matrix: &Matrix, wanted: &[String]) -> Result<Vec<Host>, Fa
 /// Refuses backends that are not there yet, rather than passing them over.
 pub(crate) fn only_nftables(backends: &[Backend]) -> Result<(), Failure> {
     match backends.iter().find(|b| **b != Backend::Nftables) {
-        Some(backend) => Err(Failure::Unsupported(format!("the backend {backend:?} is not implemented yet"))),
+        Some(backend) => {
+            let name = format!("{backend:?}").to_lowercase();
+            Err(Failure::Unusable(format!("--backend {name}: this version makes nftables scripts only")))
+        }
         None => Ok(()),
     }
 }

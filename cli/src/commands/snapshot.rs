@@ -129,7 +129,8 @@ fn difference(compiled: &Compiled, name: &str, old: &str, new: &Snapshot) -> Str
         for origin in behind {
             if let Some(data) = compiled.input.model.origin(origin) {
                 let place = compiled.input.sources.place(data.at);
-                let _ = writeln!(out, "  from {} {} at {place}", data.policy, data.path);
+                let rule = if data.path.is_empty() { String::new() } else { format!(" {}", data.path) };
+                let _ = writeln!(out, "  from {}{rule} at {place}", data.policy);
             }
         }
     }

@@ -71,12 +71,17 @@ fn one(d: &Diagnostic, sources: &Sources, lines: &mut LineTables, renderer: &Ren
             (false, false) => group.element(snippet.path(view.file)),
         };
     }
-    for (name, text) in [("field", &d.path), ("object", &d.object), ("help", &d.help)] {
-        if let Some(text) = text {
-            group = group.element(Level::NOTE.with_name(Some(name)).message(clean(text)));
+    let mut text = String::new();
+    for (name, about) in [("field", &d.path), ("object", &d.object), ("help", &d.help)] {
+        let Some(about) = about else { continue };
+        if d.span.is_none() {
+            // Without a snippet the renderer would draw a margin with nothing beside it.
+            let _ = write!(text, "\n  = {name}: {}", clean(about));
+        } else {
+            group = group.element(Level::NOTE.with_name(Some(name)).message(clean(about)));
         }
     }
-    renderer.render(&[group])
+    renderer.render(&[group]) + &text
 }
 
 /// One line of text without control characters, cut to a length that people read.

@@ -80,6 +80,8 @@ struct Local {
     group: usize,
     /// Atoms about which nothing is compared: the address itself, its pod's other addresses, the node.
     apart: Vec<usize>,
+    /// A flow from it that passes, to an address that is not of this node.
+    passes: Option<Flow>,
 }
 
 struct FamilyProof<'a> {
@@ -131,7 +133,7 @@ impl<'a> FamilyProof<'a> {
             if sizes[atom] <= 1 {
                 apart.push(atom);
             }
-            locals.push(Local { addr: family.addr(addr), group, apart });
+            locals.push(Local { addr: family.addr(addr), group, apart, passes: None });
         }
         let local_atoms = (0..atoms.len()).map(|i| (i, atoms.local(i))).collect();
         FamilyProof {
@@ -203,7 +205,15 @@ impl<'a> FamilyProof<'a> {
                 cell.protocol,
                 cell.port,
             );
-            self.compare(i, Direction::Egress, cell, expected, actual.minus(&self.local_atoms))?;
+            let actual = actual.minus(&self.local_atoms);
+            let local = &mut self.locals[i];
+            if local.passes.is_none()
+                && let Some(atom) = actual.iter().find(|a| !local.apart.contains(a))
+            {
+                let (src, dst) = (local.addr, self.family.addr(self.atoms.representative(atom)));
+                local.passes = Some(Flow { src, dst, protocol: cell.protocol, port: cell.port });
+            }
+            self.compare(i, Direction::Egress, cell, expected, actual)?;
         }
         Ok(())
     }
@@ -279,8 +289,8 @@ impl<'a> FamilyProof<'a> {
             let addr = self.family.addr(self.atoms.representative(atom));
             for (src, dst) in [(addr, outside), (outside, addr)] {
                 let packet = Packet::opening(Flow { src, dst, protocol: Protocol::TCP, port: 80 });
-                for kind in [packet, invalid(packet), Packet { opens: false, ..packet }, established(packet)]
-                {
+                let stray = [invalid(packet), Packet { opens: false, ..packet }, asymmetric(packet)];
+                for kind in [packet, established(packet)].into_iter().chain(stray) {
                     self.judge(artifact, kind, Verdict::Allow)?;
                 }
             }
@@ -334,6 +344,7 @@ impl<'a> FamilyProof<'a> {
                     self.judge(artifact, invalid(packet), expected)?;
                 }
                 self.judge(artifact, Packet { spoofed: true, ..packet }, Verdict::Deny)?;
+                self.asymmetric(artifact, packet)?;
             }
             if let Some(expected) = stray {
                 self.judge(artifact, Packet { opens: false, ..tcp }, expected)?;
@@ -347,7 +358,15 @@ impl<'a> FamilyProof<'a> {
         Ok(())
     }
 
-    /// A pod reaches itself, from each of its addresses to each, on every port.
+    /// On the wrong interface, a source that lives on this node is forged; any other packet is judged as usual.
+    fn asymmetric(&mut self, artifact: &dyn Artifact, packet: Packet) -> Result<(), Box<Witness>> {
+        let forged = self.atoms.local(self.atoms.atom(bits(packet.flow.src)));
+        let expected = if forged { Verdict::Deny } else { artifact.decide(&packet) };
+        self.judge(artifact, asymmetric(packet), expected)
+    }
+
+    /// A pod reaches itself, from each of its addresses to each, on every port. What comes from outside on the wrong
+    /// interface gets, on every port, what it would get on the right one; what claims to come from the pod is dropped.
     fn itself(&mut self, artifact: &dyn Artifact, cells: &[CellKey]) -> Result<(), Box<Witness>> {
         let mut pairs: Vec<(IpAddr, IpAddr)> = self.locals.iter().map(|l| (l.addr, l.addr)).collect();
         for pod in &self.same_pod {
@@ -356,9 +375,24 @@ impl<'a> FamilyProof<'a> {
                 addrs.clone().flat_map(|a| addrs.clone().map(move |b| (a, b))).filter(|(a, b)| a != b),
             );
         }
+        if let Some(outside) = self.outside() {
+            let locals: Vec<IpAddr> = self.locals.iter().map(|l| l.addr).collect();
+            for (local, &CellKey { protocol, port }) in
+                locals.iter().flat_map(|a| cells.iter().map(move |c| (*a, c)))
+            {
+                for (src, dst) in [(outside, local), (local, outside)] {
+                    self.asymmetric(artifact, Packet::opening(Flow { src, dst, protocol, port }))?;
+                }
+            }
+        }
+        for flow in self.locals.iter().filter_map(|l| l.passes).collect::<Vec<Flow>>() {
+            self.asymmetric(artifact, Packet::opening(flow))?;
+        }
         for (src, dst) in pairs {
             for &CellKey { protocol, port } in cells {
-                self.judge(artifact, Packet::opening(Flow { src, dst, protocol, port }), Verdict::Allow)?;
+                let packet = Packet::opening(Flow { src, dst, protocol, port });
+                self.judge(artifact, packet, Verdict::Allow)?;
+                self.asymmetric(artifact, packet)?;
             }
             for protocol in [Protocol::TCP, Protocol::UDP] {
                 let packet = Packet::opening(Flow { src, dst, protocol, port: 1 });
@@ -371,6 +405,10 @@ impl<'a> FamilyProof<'a> {
 
 fn invalid(packet: Packet) -> Packet {
     Packet { conn: Conn::Invalid, ..packet }
+}
+
+fn asymmetric(packet: Packet) -> Packet {
+    Packet { asymmetric: true, ..packet }
 }
 
 fn established(packet: Packet) -> Packet {

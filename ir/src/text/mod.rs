@@ -1,6 +1,6 @@
 //! The text form of the IR: this is its reference.
 //!
-//! [`write()`] and [`parse`] are inverse: `parse(&write(u)) == Ok(u)` for every unit. [`write_matrix`] is for people and
+//! [`write()`] and [`parse()`] are inverse: `parse(&write(u)) == Ok(u)` for every unit. [`write_matrix`] is for people and
 //! is not read back.
 //!
 //! # Grammar

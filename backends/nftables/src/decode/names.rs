@@ -33,7 +33,7 @@ fn prefix_of(field: &Field) -> Option<Option<u8>> {
 
 pub(super) fn addresses(table: &Table, family: Family) -> Constants {
     let mut constants = Constants::default();
-    let mut seen: BTreeSet<(*const Set, Vec<Option<Option<u8>>>, bool)> = BTreeSet::new();
+    let mut seen = BTreeSet::new();
     for (fields, set) in lookups(table) {
         let ways: Vec<Option<Option<u8>>> = fields.iter().map(prefix_of).collect();
         let both_ends = matches!(fields, [Field::Saddr, Field::Daddr] | [Field::Daddr, Field::Saddr]);

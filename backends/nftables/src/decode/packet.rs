@@ -79,7 +79,7 @@ fn matches(table: &Table, family: Family, condition: &Match, packet: &Packet) ->
         Match::NotEstablished => !matches!(packet.conn, Conn::Established | Conn::Related),
         Match::CtInvalid => packet.conn == Conn::Invalid,
         Match::TcpNotSyn => packet.flow.protocol == Protocol::TCP && !packet.opens,
-        Match::ReversePathFails => packet.spoofed,
+        Match::ReversePathFails => packet.spoofed || packet.asymmetric,
         Match::NeighbourDiscovery => packet.neighbour_discovery,
     }
 }

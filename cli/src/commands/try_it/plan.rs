@@ -25,6 +25,8 @@ pub(super) struct Try {
     pub(super) to: String,
     pub(super) flow: Flow,
     pub(super) predicted: Verdict,
+    /// What the file of flows expects.
+    pub(super) expect: Option<Verdict>,
     pub(super) probe: Probe,
 }
 
@@ -46,17 +48,17 @@ impl Trial {
             None => all_pairs(model, &mut left_out),
         };
         let mut builder = SpecBuilder::new(compiled);
-        for (_, _, flow) in &wanted {
-            builder.add(flow);
+        for wanted in &wanted {
+            builder.add(&wanted.flow);
         }
         let mut tries = Vec::new();
-        for (from, to, flow) in wanted {
+        for Wanted { from, to, flow, expect } in wanted {
             let Some(probe) = builder.probe(&flow) else {
                 left_out.push(format!("{flow}: protocol {} cannot be sent from here", flow.protocol));
                 continue;
             };
             let predicted = model.decide(&flow).verdict;
-            tries.push(Try { from, to, flow, predicted, probe });
+            tries.push(Try { from, to, flow, predicted, expect, probe });
         }
         if tries.is_empty() {
             return Err(Failure::Unusable(
@@ -67,14 +69,22 @@ impl Trial {
     }
 }
 
-type Wanted = (String, String, Flow);
+/// A flow that is to be tried.
+struct Wanted {
+    from: String,
+    to: String,
+    flow: Flow,
+    expect: Option<Verdict>,
+}
 
 fn from_file(path: &Path, model: &Model, left_out: &mut Vec<String>) -> Result<Vec<Wanted>, Failure> {
     let mut wanted = Vec::new();
     for line in flows::read(path, &Names::of(model))? {
         let name = |key: &str| line.object.get(key).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
         match line.resolved {
-            Resolved::Flow(flow) => wanted.push((name("from"), name("to"), flow)),
+            Resolved::Flow(flow) => {
+                wanted.push(Wanted { from: name("from"), to: name("to"), flow, expect: line.expect });
+            }
             Resolved::NoCommonFamily => {
                 left_out.push(format!("{} -> {}: no common address family", name("from"), name("to")));
             }
@@ -105,11 +115,8 @@ fn all_pairs(model: &Model, left_out: &mut Vec<String>) -> Vec<Wanted> {
                 for dst in targets.iter().filter(|d| Family::of(**d) == Family::of(*src)) {
                     for &(transport, port) in &ports {
                         let protocol = Protocol::Transport(transport);
-                        wanted.push((
-                            from.clone(),
-                            to.clone(),
-                            Flow { src: *src, dst: *dst, protocol, port },
-                        ));
+                        let flow = Flow { src: *src, dst: *dst, protocol, port };
+                        wanted.push(Wanted { from: from.clone(), to: to.clone(), flow, expect: None });
                     }
                 }
             }

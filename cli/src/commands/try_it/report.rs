@@ -50,6 +50,15 @@ pub(super) fn report(
             row.tried.from, row.tried.to, row.observed
         ));
     }
+    let unexpected: Vec<&Try> =
+        rows.iter().map(|r| r.tried).filter(|t| t.expect.is_some_and(|e| e != t.predicted)).collect();
+    for tried in &unexpected {
+        let expected = tried.expect.map(|e| e.to_string()).unwrap_or_default();
+        output::error(&format!(
+            "{} -> {} ({}): expected {expected}, the policies say {}",
+            tried.from, tried.to, tried.flow, tried.predicted
+        ));
+    }
     let denied = rows.iter().filter(|r| r.tried.predicted == Verdict::Deny).count();
     output::message(&format!(
         "{} flows in a real kernel: {} allowed, {denied} denied, {} not as predicted; without rules {} reached",
@@ -58,7 +67,7 @@ pub(super) fn report(
         wrong.len(),
         rows.len() - dead.len(),
     ));
-    Ok(Answer::yes_if(dead.is_empty() && wrong.is_empty()))
+    Ok(Answer::yes_if(dead.is_empty() && wrong.is_empty() && unexpected.is_empty()))
 }
 
 struct Row<'t> {
@@ -94,7 +103,7 @@ impl Row<'_> {
     }
 
     fn port(&self) -> String {
-        format!("{}/{}", self.tried.flow.port, self.tried.flow.protocol)
+        self.tried.flow.service()
     }
 }
 

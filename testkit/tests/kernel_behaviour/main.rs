@@ -1,0 +1,13 @@
+//! What the rules do in a running kernel: real packets between pods that are network namespaces, with artifacts that the
+//! real `netpol-loader` applied. Needs root, `ip`, `nft` and `iptables`.
+//!
+//! Every test has a sandbox of its own, and a control run without rules in which every packet arrives that the rules
+//! stop.
+#![expect(clippy::panic, clippy::unwrap_used, reason = "tests")]
+
+mod around;
+mod basics;
+mod foreign;
+mod reload;
+mod segments;
+mod world;

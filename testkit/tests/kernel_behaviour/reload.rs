@@ -1,0 +1,268 @@
+//! Rules that change while packets flow.
+
+use crate::world::{PATIENCE, World, cluster, policy};
+use netpolc_sandbox::Outcome;
+use socket2::{Domain, Socket, Type};
+use std::collections::VecDeque;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+/// How often the rules are replaced.
+const APPLIES: usize = 60;
+
+/// A port that none of the sandbox's own listeners has.
+const COUNTED: u16 = 5555;
+
+/// How many denied connections are under way at once.
+const PENDING: usize = 64;
+
+fn shop() -> String {
+    cluster(&[
+        ("client", 0, "app: client", ""),
+        ("near", 0, "app: near", ""),
+        ("server", 1, "app: server", ""),
+        ("other", 0, "app: other", ""),
+    ])
+}
+
+/// Two versions that agree on what is sent: the client may use 53 and 80, of 5555 there is only talk, and another pod
+/// may do nothing.
+fn versions(egress: bool) -> [Vec<String>; 2] {
+    let rules = |more: &str| match egress {
+        false => policy(
+            "server",
+            "app: server",
+            &format!(
+                "  policyTypes: [Ingress]\n  ingress:\n\
+                 \x20 - {{from: [{{podSelector: {{matchLabels: {{app: client}}}}}}], ports: [{{port: 80}}, {{port: 53, protocol: UDP}}{more}]}}\n\
+                 \x20 - {{from: [{{podSelector: {{matchLabels: {{app: near}}}}}}], ports: [{{port: 5555, protocol: UDP}}]}}\n"
+            ),
+        ),
+        true => {
+            policy(
+                "client",
+                "app: client",
+                &format!(
+                    "  policyTypes: [Egress]\n  egress:\n\
+                     \x20 - {{to: [{{podSelector: {{matchLabels: {{app: server}}}}}}], ports: [{{port: 80}}, {{port: 53, protocol: UDP}}{more}]}}\n\
+                     \x20 - {{to: [{{podSelector: {{matchLabels: {{app: near}}}}}}], ports: [{{port: 5555, protocol: UDP}}]}}\n"
+                ),
+            ) + &policy(
+                "other",
+                "app: other",
+                &format!("  policyTypes: [Egress]\n  egress: [{{ports: [{{port: 9090}}{more}]}}]\n"),
+            )
+        }
+    };
+    let deny = policy("near", "app: near", "  policyTypes: [Ingress, Egress]\n");
+    [vec![rules("")], vec![rules(", {port: 8000, endPort: 8010}, {port: 9999, protocol: SCTP}"), deny]]
+}
+
+/// What has been counted.
+#[derive(Default)]
+struct Counts {
+    allowed: AtomicU64,
+    lost: AtomicU64,
+    denied: AtomicU64,
+    leaked: AtomicU64,
+    stop: AtomicBool,
+}
+
+impl Counts {
+    fn more(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn going(&self) -> bool {
+        thread::sleep(Duration::from_micros(200));
+        !self.stop.load(Ordering::Relaxed)
+    }
+}
+
+fn any(to: SocketAddr) -> SocketAddr {
+    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+    SocketAddr::new(any, 0)
+}
+
+/// New flows that must all be answered.
+fn allowed_udp(to: SocketAddr, counts: &Counts) {
+    let mut number = 0u64;
+    while counts.going() {
+        number += 1;
+        let socket = UdpSocket::bind(any(to)).unwrap();
+        socket.connect(to).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.send(&number.to_be_bytes()).unwrap();
+        let mut back = [0; 16];
+        let answered = socket.recv(&mut back).is_ok_and(|len| back[..len] == number.to_be_bytes());
+        Counts::more(if answered { &counts.allowed } else { &counts.lost });
+    }
+}
+
+/// Connections that must all come about; how many segments were sent again is counted by the kernel.
+fn allowed_tcp(to: SocketAddr, counts: &Counts) {
+    while counts.going() {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
+        let opened = socket.connect_timeout(&to.into(), PATIENCE).is_ok();
+        Counts::more(if opened { &counts.allowed } else { &counts.lost });
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Datagrams from new ports that nobody may see.
+fn denied_udp(to: SocketAddr, counts: &Counts) {
+    while counts.going() {
+        let socket = UdpSocket::bind(any(to)).unwrap();
+        socket.send_to(b"denied", to).unwrap();
+        Counts::more(&counts.denied);
+    }
+}
+
+/// Connections that must not come about.
+fn denied_tcp(to: SocketAddr, counts: &Counts) {
+    let mut pending: VecDeque<Socket> = VecDeque::new();
+    let open = |socket: &Socket| socket.peer_addr().is_ok();
+    while counts.going() {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let _ = socket.connect(&to.into());
+        Counts::more(&counts.denied);
+        pending.push_back(socket);
+        if pending.len() > PENDING && pending.pop_front().is_some_and(|socket| open(&socket)) {
+            Counts::more(&counts.leaked);
+        }
+    }
+    thread::sleep(Duration::from_millis(100));
+    counts.leaked.fetch_add(pending.iter().filter(|socket| open(socket)).count() as u64, Ordering::Relaxed);
+}
+
+/// A connection older than the rules: every byte comes back once and in order.
+fn stream(world: &World, to: IpAddr, counts: &Counts) {
+    let probe = world.probe("client", to, "tcp", 80);
+    let mut stream = world.sandbox.connect(&probe, PATIENCE).unwrap().into_tcp_stream().unwrap();
+    stream.set_nonblocking(false).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut number = 0u64;
+    while counts.going() {
+        let sent: Vec<u8> = (number..number + 64).flat_map(u64::to_be_bytes).collect();
+        number += 64;
+        let mut back = vec![0; sent.len()];
+        let done = stream.write_all(&sent).and_then(|()| stream.read_exact(&mut back));
+        assert!(done.is_ok() && back == sent, "{to}: byte {number}: {done:?}");
+    }
+    assert!(number > 64);
+}
+
+/// Segments that this host's kernel had to send again (`RetransSegs` in `/proc/net/snmp`).
+fn sent_again(world: &World, host: &str) -> u64 {
+    let text = world
+        .sandbox
+        .in_namespace(world.host(host), || fs::read_to_string("/proc/thread-self/net/snmp").unwrap());
+    let text = text.unwrap();
+    let mut lines = text.lines().filter(|line| line.starts_with("Tcp:"));
+    let at = lines.next().unwrap().split(' ').position(|name| name == "RetransSegs").unwrap();
+    lines.next().unwrap().split(' ').nth(at).unwrap().parse().unwrap()
+}
+
+/// Traffic of all kinds while `during` runs; what was counted.
+fn under_traffic(world: &World, during: impl FnOnce()) -> Counts {
+    let counts = Counts::default();
+    let before = sent_again(world, "client");
+    let families = [true, false].map(|v4| world.addr("server", v4));
+    let sinks = families.map(|addr| {
+        let bind = || UdpSocket::bind((addr, COUNTED)).unwrap();
+        world.sandbox.in_namespace(world.host("server"), bind).unwrap()
+    });
+    thread::scope(|scope| {
+        let counts = &counts;
+        let run = |host: &'static str, to: SocketAddr, work: fn(SocketAddr, &Counts)| {
+            scope.spawn(move || world.sandbox.in_namespace(world.host(host), || work(to, counts)).unwrap());
+        };
+        for addr in families {
+            let to = |port| SocketAddr::new(addr, port);
+            run("client", to(53), allowed_udp);
+            run("client", to(80), allowed_tcp);
+            run("client", to(COUNTED), denied_udp);
+            run("other", to(COUNTED), denied_udp);
+            run("other", to(80), denied_tcp);
+            scope.spawn(move || stream(world, addr, counts));
+        }
+        for sink in &sinks {
+            scope.spawn(|| {
+                sink.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+                let mut idle = false;
+                while !idle || !counts.stop.load(Ordering::Relaxed) {
+                    idle = sink.recv(&mut [0; 16]).is_err();
+                    if !idle {
+                        Counts::more(&counts.leaked);
+                    }
+                }
+            });
+        }
+        during();
+        thread::sleep(Duration::from_millis(300));
+        counts.stop.store(true, Ordering::Relaxed);
+    });
+    counts.lost.fetch_add(sent_again(world, "client") - before, Ordering::Relaxed);
+    counts
+}
+
+fn replaced_under_traffic(egress: bool) {
+    let world = World::new(&shop());
+    let open = under_traffic(&world, || {});
+    assert!(open.leaked.into_inner() > 50, "without rules what is denied must arrive");
+    let bundles = versions(egress).map(|version| world.compile(&version));
+    // The node that decides.
+    let node = usize::from(!egress);
+    world.load(node, bundles[0][node].path());
+    let counts = under_traffic(&world, || {
+        for round in 1..=APPLIES {
+            let said = world.load(node, bundles[round % 2][node].path());
+            assert!(said.contains("applied: "), "{said}");
+        }
+    });
+    let [allowed, lost, denied, leaked] =
+        [counts.allowed, counts.lost, counts.denied, counts.leaked].map(AtomicU64::into_inner);
+    assert!(allowed > 500 && denied > 500, "{allowed} {denied}");
+    assert_eq!((lost, leaked), (0, 0), "lost of {allowed}, leaked of {denied}");
+}
+
+#[test]
+fn ingress_rules_replaced_under_traffic() {
+    replaced_under_traffic(false);
+}
+
+#[test]
+fn egress_rules_replaced_under_traffic() {
+    replaced_under_traffic(true);
+}
+
+/// Connections that were opened under other rules, which allow them too, go on.
+#[test]
+fn allowed_connections_outlive_their_rules() {
+    let world = World::new(&shop());
+    let versions = versions(false);
+    world.apply(&versions[0]);
+    let mut connections = Vec::new();
+    for v4 in [true, false] {
+        for (protocol, port) in [("tcp", 80), ("udp", 53)] {
+            let probe = world.probe("client", world.addr("server", v4), protocol, port);
+            connections.push(world.sandbox.connect(&probe, PATIENCE).unwrap());
+        }
+        let denied = world.probe("other", world.addr("server", v4), "tcp", 80);
+        assert_eq!(
+            world.sandbox.connect(&denied, Duration::from_millis(400)).unwrap_err(),
+            Outcome::NotReached
+        );
+    }
+    for round in 0..4 {
+        for connection in &mut connections {
+            assert_eq!(connection.exchange(PATIENCE), Outcome::Reached, "{connection} in round {round}");
+        }
+        world.apply(&versions[round % 2]);
+    }
+}
