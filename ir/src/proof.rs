@@ -69,6 +69,44 @@ impl Packet {
     }
 }
 
+/// What sets a packet apart, other than its addresses and ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// It opens a connection, from where it should come from.
+    Opening,
+    /// It comes in on another interface than the one that leads back to its source, and that is no pod's.
+    Asymmetric,
+    /// It comes from a pod's interface with a source that is not that pod's.
+    Spoofed,
+    /// Conntrack cannot place it.
+    Invalid,
+    /// TCP, of no connection, and not its beginning.
+    MidStream,
+    /// It is part of a connection.
+    Established,
+    /// IPv6 neighbour discovery.
+    NeighbourDiscovery,
+}
+
+impl Kind {
+    /// How many kinds there are.
+    pub const COUNT: usize = 7;
+
+    /// A packet of this kind.
+    pub fn packet(self, flow: Flow) -> Packet {
+        let opening = Packet::opening(flow);
+        match self {
+            Kind::Opening => opening,
+            Kind::Asymmetric => Packet { asymmetric: true, ..opening },
+            Kind::Spoofed => Packet { spoofed: true, ..opening },
+            Kind::Invalid => Packet { conn: Conn::Invalid, ..opening },
+            Kind::MidStream => Packet { opens: false, ..opening },
+            Kind::Established => Packet { conn: Conn::Established, opens: false, ..opening },
+            Kind::NeighbourDiscovery => Packet { neighbour_discovery: true, ..opening },
+        }
+    }
+}
+
 impl std::fmt::Display for Packet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}", self.flow)?;
@@ -173,6 +211,18 @@ pub trait Artifact {
         protocol: Protocol,
         port: u16,
     ) -> BitSet;
+    /// As [`Artifact::permitted`], for packets of another kind. `None`: this artifact is asked packet by packet instead.
+    fn permitted_kind(
+        &mut self,
+        _atoms: &Atoms,
+        _local: IpAddr,
+        _direction: Direction,
+        _kind: Kind,
+        _protocol: Protocol,
+        _port: u16,
+    ) -> Option<BitSet> {
+        None
+    }
     /// What happens to one packet.
     fn decide(&self, packet: &Packet) -> Verdict;
 }

@@ -55,6 +55,7 @@ macro_rules! each_sample {
             same_block_with_and_without_ports
             selector_operators
             service_addresses
+            several_addresses
             shadowed_rules
             tiers
             tiers_v1alpha1

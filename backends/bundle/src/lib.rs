@@ -9,6 +9,7 @@
 //! module that touches files is [`store`].
 
 mod bundle;
+pub mod ipt;
 mod json;
 pub mod limits;
 mod manifest;

@@ -11,6 +11,7 @@ mod element;
 mod lexer;
 mod parser;
 mod rule;
+pub mod run;
 
 pub use check::{CheckError, check};
 pub use digest::{MARKER_PREFIX, PODIF, Version, VersionError, digest, marker, markers};

@@ -12,11 +12,12 @@ mod names;
 mod packet;
 mod symbolic;
 
-use netpolc_bundle::nft::{self, Elements, Key, ParseError, Ruleset, Set, Table};
+use netpolc_bundle::nft::run::{self, Value, find_element, key_has};
+use netpolc_bundle::nft::{self, ParseError, Ruleset, Table};
 use netpolc_ir::addr::Family;
 use netpolc_ir::bitset::BitSet;
 use netpolc_ir::ports::Protocol;
-use netpolc_ir::proof::{Artifact, Atoms, Bounds, Constants, Packet};
+use netpolc_ir::proof::{Artifact, Atoms, Bounds, Constants, Kind, Packet};
 use netpolc_ir::unit::{Direction, Verdict};
 use std::net::IpAddr;
 
@@ -24,6 +25,7 @@ use std::net::IpAddr;
 #[derive(Debug)]
 pub struct Machine {
     ruleset: Ruleset,
+    bases: run::Bases,
     run: Option<symbolic::Run>,
 }
 
@@ -38,12 +40,29 @@ pub fn decode(script: &str) -> Result<Machine, ParseError> {
 impl Machine {
     /// From a ruleset, for example one that was read from a kernel.
     pub fn new(ruleset: Ruleset) -> Machine {
-        Machine { ruleset, run: None }
+        let bases = run::Bases::of(&ruleset);
+        Machine { ruleset, bases, run: None }
     }
 
     /// The rules.
     pub fn ruleset(&self) -> &Ruleset {
         &self.ruleset
+    }
+
+    /// All peers of a pod through the rules.
+    fn run(
+        &mut self,
+        atoms: &Atoms,
+        local: IpAddr,
+        direction: Direction,
+        cell: (Protocol, u16),
+        kind: Kind,
+    ) -> BitSet {
+        let Some(table) = self.ruleset.tables.get(&nft_family(atoms.family())) else {
+            return BitSet::full(atoms.len());
+        };
+        let run = self.run.get_or_insert_with(|| symbolic::Run::new(table));
+        run.permitted(table, atoms, local, direction, cell, kind)
     }
 
     fn table(&self, family: Family) -> Option<&Table> {
@@ -58,35 +77,9 @@ fn nft_family(family: Family) -> nft::Family {
     }
 }
 
-/// Whether an element's key has a value in its place.
-fn key_has(key: &Key, value: &Value) -> bool {
-    match (key, value) {
-        (Key::Addr(lo, hi), Value::Addr(addr)) => (lo..=hi).contains(&addr),
-        (Key::Proto(number), Value::Proto(value)) => number == value,
-        (Key::Service(lo, hi), Value::Port(port)) => (lo..=hi).contains(&port),
-        _ => false,
-    }
-}
-
-/// A value that was read from a packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Value {
-    Addr(u128),
-    Proto(u8),
-    Port(u16),
-    /// The interface of some pod.
-    PodInterface,
-    /// The packet has no such field: no element matches, and nft breaks off the rule.
-    Absent,
-}
-
-/// The port that `th dport` reads: packets of protocols without ports have none. (The kernel would read the bytes in
-/// that place; the script never looks at them without a match on the protocol, which `ports_*` keys include.)
+/// The port of a packet as rules read it.
 fn port_value(protocol: Protocol, port: u16) -> Value {
-    match protocol {
-        Protocol::Transport(_) => Value::Port(port),
-        Protocol::Other(_) => Value::Absent,
-    }
+    Value::port(protocol.number(), port)
 }
 
 impl Artifact for Machine {
@@ -112,42 +105,22 @@ impl Artifact for Machine {
         protocol: Protocol,
         port: u16,
     ) -> BitSet {
-        let family = atoms.family();
-        let Some(table) = self.ruleset.tables.get(&nft_family(family)) else {
-            return BitSet::full(atoms.len());
-        };
-        let run = self.run.get_or_insert_with(|| symbolic::Run::new(table));
-        run.permitted(table, atoms, local, direction, protocol, port)
+        self.run(atoms, local, direction, (protocol, port), Kind::Opening)
+    }
+
+    fn permitted_kind(
+        &mut self,
+        atoms: &Atoms,
+        local: IpAddr,
+        direction: Direction,
+        kind: Kind,
+        protocol: Protocol,
+        port: u16,
+    ) -> Option<BitSet> {
+        Some(self.run(atoms, local, direction, (protocol, port), kind))
     }
 
     fn decide(&self, packet: &Packet) -> Verdict {
-        match self.table(Family::of(packet.flow.dst)) {
-            Some(table) => packet::decide(table, nft_family(Family::of(packet.flow.dst)), packet),
-            None => Verdict::Allow,
-        }
-    }
-}
-
-/// The element of a set or map that has these values: its verdict, if it is a map.
-fn find_element<'s>(set: &'s Set, values: &[Value]) -> Option<&'s Option<nft::Verdict>> {
-    const IN_SET: &Option<nft::Verdict> = &None;
-    match (&set.elements, values) {
-        (Elements::Addrs(list), [Value::Addr(addr)]) => list.binary_search(addr).ok().map(|_| IN_SET),
-        (Elements::Addrs(_), _) => None,
-        (Elements::General(elements), values) if set.interval => {
-            let has = |keys: &[Key]| {
-                keys.len() == values.len() && keys.iter().zip(values).all(|(k, v)| key_has(k, v))
-            };
-            elements.iter().find(|(keys, _)| has(keys)).map(|(_, verdict)| verdict)
-        }
-        (Elements::General(elements), values) => {
-            let key = |value: &Value| match value {
-                Value::Addr(a) => Some(Key::Addr(*a, *a)),
-                Value::Proto(p) => Some(Key::Proto(*p)),
-                Value::Port(p) => Some(Key::Service(*p, *p)),
-                Value::PodInterface | Value::Absent => None,
-            };
-            elements.get(&values.iter().map(key).collect::<Option<Vec<Key>>>()?)
-        }
+        Verdict::allow_if(run::passes(&self.ruleset, &self.bases, &packet::at_forward(packet)))
     }
 }

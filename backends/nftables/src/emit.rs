@@ -198,7 +198,7 @@ fn fields_text(out: &mut String, family: Family, fields: &[Field]) {
 }
 
 /// The mask of a prefix length, as a number in host order.
-pub(crate) fn mask(family: Family, len: u8) -> u128 {
+fn mask(family: Family, len: u8) -> u128 {
     let (width, all) = match family {
         Family::Ip => (32, u128::from(u32::MAX)),
         Family::Ip6 => (128, u128::MAX),

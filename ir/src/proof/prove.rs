@@ -1,6 +1,6 @@
 //! The comparison itself.
 
-use super::{Artifact, Atoms, Bounds, Conn, Packet, Permitted, Reference};
+use super::{Artifact, Atoms, Bounds, Conn, Kind, Packet, Permitted, Reference};
 use crate::addr::{Family, bits};
 use crate::bitset::BitSet;
 use crate::ports::{Protocol, Transport};
@@ -98,6 +98,8 @@ struct FamilyProof<'a> {
     node_addrs: Vec<IpAddr>,
     /// The addresses of each pod of this node that has several.
     same_pod: Vec<Vec<u128>>,
+    /// Whether the artifact answered for packets of other kinds for all peers at once.
+    kinds_compared: bool,
     proof: Proof,
 }
 
@@ -147,6 +149,7 @@ impl<'a> FamilyProof<'a> {
             local_atoms,
             node_addrs: node_addrs.iter().map(|&a| family.addr(a)).collect(),
             same_pod,
+            kinds_compared: false,
             proof: Proof::default(),
         }
     }
@@ -160,6 +163,7 @@ impl<'a> FamilyProof<'a> {
         for &cell in &cells {
             self.cell(artifact, cell)?;
         }
+        self.kinds(artifact)?;
         self.itself(artifact, &cells)?;
         self.strangers(artifact)?;
         self.other_packets(artifact)?;
@@ -195,6 +199,7 @@ impl<'a> FamilyProof<'a> {
                 cell.protocol,
                 cell.port,
             );
+            self.compare_asymmetric(artifact, i, cell, &expected)?;
             self.compare(i, Direction::Ingress, cell, expected, actual)?;
             // Pairs of two local addresses were compared just now.
             let expected = self.expected(group, Direction::Egress, cell).minus(&self.local_atoms);
@@ -214,6 +219,88 @@ impl<'a> FamilyProof<'a> {
                 local.passes = Some(Flow { src, dst, protocol: cell.protocol, port: cell.port });
             }
             self.compare(i, Direction::Egress, cell, expected, actual)?;
+        }
+        Ok(())
+    }
+
+    /// On the wrong interface, what claims to come from this node's pods is dropped, and everything else gets what it
+    /// gets on the right one.
+    fn compare_asymmetric(
+        &mut self,
+        artifact: &mut dyn Artifact,
+        local: usize,
+        cell: CellKey,
+        expected: &BitSet,
+    ) -> Result<(), Box<Witness>> {
+        let expected = expected.minus(&self.local_atoms);
+        self.compare_kind(artifact, local, Direction::Ingress, Kind::Asymmetric, cell, expected, None)?;
+        let nobody = BitSet::empty(self.atoms.len());
+        self.compare_kind(artifact, local, Direction::Egress, Kind::Asymmetric, cell, nobody, None)
+    }
+
+    /// Packets of one kind between a local address and all atoms, but for those in `leave`, if the artifact answers for
+    /// all peers at once.
+    #[expect(clippy::too_many_arguments, reason = "a question to the artifact has that many parts")]
+    fn compare_kind(
+        &mut self,
+        artifact: &mut dyn Artifact,
+        local: usize,
+        direction: Direction,
+        kind: Kind,
+        cell: CellKey,
+        expected: BitSet,
+        leave: Option<&BitSet>,
+    ) -> Result<(), Box<Witness>> {
+        let addr = self.locals[local].addr;
+        let asked = artifact.permitted_kind(&self.atoms, addr, direction, kind, cell.protocol, cell.port);
+        let Some(mut actual) = asked else { return Ok(()) };
+        self.kinds_compared = true;
+        let mut expected = expected;
+        if let Some(leave) = leave {
+            expected.remove_all(leave);
+            actual.remove_all(leave);
+        }
+        self.compare(local, direction, cell, expected, actual).map_err(|mut witness| {
+            witness.packet = kind.packet(witness.packet.flow);
+            witness
+        })
+    }
+
+    /// Packets that open no connection, and forged ones, between all local addresses and all atoms.
+    fn kinds(&mut self, artifact: &mut dyn Artifact) -> Result<(), Box<Witness>> {
+        let (everyone, nobody) = (self.everyone.clone(), BitSet::empty(self.atoms.len()));
+        let isolated = |this: &Self, atom: usize| {
+            let group = this.atoms.group(atom).filter(|_| this.atoms.local(atom));
+            group.map_or(Some(false), |g| this.reference.isolated(g))
+        };
+        let of = |wanted: Option<bool>| -> BitSet {
+            (0..self.atoms.len()).map(|atom| (atom, isolated(self, atom) == wanted)).collect()
+        };
+        let (dropped, either) = (of(Some(true)), of(None));
+        let family = self.family;
+        for local in 0..self.locals.len() {
+            // What opens no connection is dropped where it touches an isolated pod, at either end.
+            let (stray, leave) = match self.reference.isolated(self.locals[local].group) {
+                Some(true) => (nobody.clone(), nobody.clone()),
+                Some(false) => (everyone.minus(&dropped), either.clone()),
+                None => (nobody.clone(), everyone.minus(&dropped)),
+            };
+            for direction in Direction::ALL {
+                let mut ask = |kind, protocol, expected: &BitSet, leave| {
+                    let cell =
+                        CellKey { protocol, port: u16::from(matches!(protocol, Protocol::Transport(_))) };
+                    self.compare_kind(artifact, local, direction, kind, cell, expected.clone(), leave)
+                };
+                ask(Kind::Established, Protocol::TCP, &everyone, None)?;
+                ask(Kind::MidStream, Protocol::TCP, &stray, Some(&leave))?;
+                for protocol in [Protocol::TCP, Protocol::UDP] {
+                    ask(Kind::Invalid, protocol, &stray, Some(&leave))?;
+                    ask(Kind::Spoofed, protocol, &nobody, None)?;
+                }
+                if family == Family::V6 {
+                    ask(Kind::NeighbourDiscovery, Protocol::ICMPV6, &everyone, None)?;
+                }
+            }
         }
         Ok(())
     }
@@ -311,6 +398,9 @@ impl<'a> FamilyProof<'a> {
         else {
             return Ok(());
         };
+        if self.kinds_compared {
+            return Ok(());
+        }
         for atom in 0..self.atoms.len() {
             let peer = self.family.addr(self.atoms.representative(atom));
             let group = self.atoms.group(atom).filter(|_| self.atoms.local(atom));
@@ -375,7 +465,7 @@ impl<'a> FamilyProof<'a> {
                 addrs.clone().flat_map(|a| addrs.clone().map(move |b| (a, b))).filter(|(a, b)| a != b),
             );
         }
-        if let Some(outside) = self.outside() {
+        if let Some(outside) = self.outside().filter(|_| !self.kinds_compared) {
             let locals: Vec<IpAddr> = self.locals.iter().map(|l| l.addr).collect();
             for (local, &CellKey { protocol, port }) in
                 locals.iter().flat_map(|a| cells.iter().map(move |c| (*a, c)))
@@ -388,11 +478,20 @@ impl<'a> FamilyProof<'a> {
         for flow in self.locals.iter().filter_map(|l| l.passes).collect::<Vec<Flow>>() {
             self.asymmetric(artifact, Packet::opening(flow))?;
         }
+        let locals: Vec<(IpAddr, usize)> = self.locals.iter().map(|l| (l.addr, l.group)).collect();
+        for (addr, group) in locals {
+            let flow = Flow { src: addr, dst: addr, protocol: Protocol::TCP, port: 1 };
+            if let Some(isolated) = self.reference.isolated(group) {
+                for kind in [Kind::Invalid, Kind::MidStream] {
+                    self.judge(artifact, kind.packet(flow), Verdict::allow_if(!isolated))?;
+                }
+            }
+        }
         for (src, dst) in pairs {
             for &CellKey { protocol, port } in cells {
                 let packet = Packet::opening(Flow { src, dst, protocol, port });
                 self.judge(artifact, packet, Verdict::Allow)?;
-                self.asymmetric(artifact, packet)?;
+                self.judge(artifact, asymmetric(packet), Verdict::Deny)?;
             }
             for protocol in [Protocol::TCP, Protocol::UDP] {
                 let packet = Packet::opening(Flow { src, dst, protocol, port: 1 });

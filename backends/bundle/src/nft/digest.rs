@@ -29,6 +29,17 @@ pub const PODIF: &str = "podif";
 #[serde(into = "String", try_from = "String")]
 pub struct Version([u8; 8]);
 
+impl Version {
+    /// From the first bytes of a hash; what is missing counts as zero.
+    pub(crate) fn from_hash(hash: &[u8]) -> Version {
+        let mut version = [0; 8];
+        for (to, from) in version.iter_mut().zip(hash) {
+            *to = *from;
+        }
+        Version(version)
+    }
+}
+
 /// Not 16 lower-case hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a version has 16 lower-case hexadecimal digits")]
@@ -181,11 +192,7 @@ impl Sink {
 
     fn finish(mut self) -> Version {
         self.hash.update(&self.buffer);
-        let mut version = [0; 8];
-        for (to, from) in version.iter_mut().zip(self.hash.finalize()) {
-            *to = from;
-        }
-        Version(version)
+        Version::from_hash(&self.hash.finalize())
     }
 
     fn set(&mut self, family: Family, name: &str, set: &Set) {

@@ -20,7 +20,7 @@ pub struct ParseError {
 
 /// Reads a script, or a listing of our tables as `nft list table` prints it.
 ///
-/// References between objects are not looked at; [`super::check`] does that.
+/// References between objects are not looked at; [`super::check()`] does that.
 ///
 /// # Errors
 /// Whatever is not of the subset, or beyond a limit of [`crate::limits`], is an error with its line.

@@ -3,4 +3,5 @@
 
 mod bundle;
 mod common;
+mod ipt;
 mod nft;

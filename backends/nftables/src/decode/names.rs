@@ -1,6 +1,6 @@
 //! The addresses, ports and protocols that a table names: where its answers may change.
 
-use crate::emit::mask;
+use netpolc_bundle::nft::run::mask;
 use netpolc_bundle::nft::{Elements, Family, Field, Key, Match, Outcome, Rule, Set, Table, Verdict};
 use netpolc_ir::ports::{Protocol, Transport};
 use netpolc_ir::proof::{Bounds, Constants};

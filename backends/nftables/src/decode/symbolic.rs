@@ -6,12 +6,12 @@
 mod program;
 
 use super::{Value, key_has, port_value};
-use crate::emit::mask;
+use netpolc_bundle::nft::run::mask;
 use netpolc_bundle::nft::{Elements, Family, Field, Key, Match, Set, Table, Verdict};
 use netpolc_ir::addr::{self, bits};
 use netpolc_ir::bitset::BitSet;
 use netpolc_ir::ports::Protocol;
-use netpolc_ir::proof::Atoms;
+use netpolc_ir::proof::{Atoms, Kind};
 use netpolc_ir::unit::Direction;
 use program::{Action, Outcome, Program, SetId};
 use rustc_hash::FxHashMap;
@@ -58,6 +58,7 @@ struct Case {
     protocol: Protocol,
     port: u16,
     family: Family,
+    kind: Kind,
 }
 
 /// A rule looked at the end that is not known.
@@ -83,8 +84,8 @@ pub(super) struct Run {
     groups: FxHashMap<(SetId, Option<u8>), Groups>,
     /// The protocol and port that `chains` is about.
     cell: Option<(Protocol, u16)>,
-    /// By chain, for either axis.
-    chains: Vec<[Memo; 2]>,
+    /// By kind of packet, by chain, for either axis.
+    chains: [Vec<[Memo; 2]>; Kind::COUNT],
 }
 
 impl Run {
@@ -94,7 +95,7 @@ impl Run {
             members: FxHashMap::default(),
             groups: FxHashMap::default(),
             cell: None,
-            chains: Vec::new(),
+            chains: Default::default(),
         }
     }
 
@@ -104,8 +105,8 @@ impl Run {
         atoms: &Atoms,
         local: IpAddr,
         direction: Direction,
-        protocol: Protocol,
-        port: u16,
+        (protocol, port): (Protocol, u16),
+        kind: Kind,
     ) -> BitSet {
         let axis = match direction {
             Direction::Ingress => Axis::Src,
@@ -117,10 +118,13 @@ impl Run {
         };
         if self.cell != Some((protocol, port)) {
             self.cell = Some((protocol, port));
-            self.chains = vec![[Memo::Unknown, Memo::Unknown]; self.program.chains.len()];
+            self.chains = Default::default();
+        }
+        if self.chains[kind as usize].is_empty() {
+            self.chains[kind as usize] = vec![[Memo::Unknown, Memo::Unknown]; self.program.chains.len()];
         }
         let program = std::mem::take(&mut self.program);
-        let case = Case { axis, fixed: Some(bits(local)), protocol, port, family };
+        let case = Case { axis, fixed: Some(bits(local)), protocol, port, family, kind };
         let mut state = BitSet::full(atoms.len());
         for &base in &program.bases {
             let mut walk = Walk { run: self, program: &program, table, atoms, case };
@@ -273,7 +277,7 @@ impl Walk<'_> {
 
     /// What a chain does with all atoms on an axis, if it does not look at the other end.
     fn whole(&mut self, chain: usize, axis: Axis, depth: usize) -> Option<Rc<Out>> {
-        match self.run.chains.get(chain)?[axis as usize].clone() {
+        match self.run.chains[self.case.kind as usize].get(chain)?[axis as usize].clone() {
             Memo::Known(out) => return Some(out),
             Memo::NeedsBoth => return None,
             Memo::Unknown => {}
@@ -283,7 +287,8 @@ impl Walk<'_> {
         let mut walk =
             Walk { run: self.run, program: self.program, table: self.table, atoms: self.atoms, case };
         let out = walk.chain(chain, &everything, depth).ok().map(Rc::new);
-        self.run.chains[chain][axis as usize] = out.clone().map_or(Memo::NeedsBoth, Memo::Known);
+        self.run.chains[self.case.kind as usize][chain][axis as usize] =
+            out.clone().map_or(Memo::NeedsBoth, Memo::Known);
         out
     }
 
@@ -295,6 +300,10 @@ impl Walk<'_> {
         state: &mut BitSet,
     ) -> Result<(), NeedsFixed> {
         let possible = match condition {
+            // The loader fills this set with the interfaces of all pods.
+            Match::InSet(fields, _) if fields == &[Field::Iifname] => {
+                set.is_some() && self.case.kind == Kind::Spoofed
+            }
             Match::InSet(fields, _) => match set {
                 Some(set) => {
                     let members = self.members(fields, set)?;
@@ -304,11 +313,11 @@ impl Walk<'_> {
                 None => false,
             },
             Match::L4Proto(number) => self.case.protocol.number() == *number,
-            // The packets in question are new.
-            Match::NotEstablished => true,
-            Match::CtInvalid | Match::TcpNotSyn | Match::ReversePathFails | Match::NeighbourDiscovery => {
-                false
-            }
+            Match::NotEstablished => self.case.kind != Kind::Established,
+            Match::CtInvalid => self.case.kind == Kind::Invalid,
+            Match::TcpNotSyn => self.case.kind == Kind::MidStream && self.case.protocol == Protocol::TCP,
+            Match::ReversePathFails => matches!(self.case.kind, Kind::Asymmetric | Kind::Spoofed),
+            Match::NeighbourDiscovery => self.case.kind == Kind::NeighbourDiscovery,
         };
         if !possible {
             *state = BitSet::empty(state.len());
@@ -329,8 +338,7 @@ impl Walk<'_> {
             Field::DaddrPrefix(len) => (Axis::Dst, Some(*len)),
             Field::L4Proto => return Ok(Side::Known(Value::Proto(self.case.protocol.number()))),
             Field::Dport => return Ok(Side::Known(port_value(self.case.protocol, self.case.port))),
-            // The packets in question are not spoofed, so their interface is not looked at.
-            Field::Iifname => return Ok(Side::Known(Value::Absent)),
+            Field::Iifname => return Ok(Side::Known(Value::PodInterface)),
         };
         if end == self.case.axis {
             return Ok(Side::Axis(len));
