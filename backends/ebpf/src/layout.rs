@@ -1,0 +1,163 @@
+//! The maps: what they are called, and what keys and values look like. Program, contents, decoder and loader share
+//! this and nothing else about the data.
+//!
+//! | map | type | key | value |
+//! |---|---|---|---|
+//! | `pods` | hash | family, address | column, ingress row, egress row, pod |
+//! | `blocks` | longest prefix | prefix length, family, address | column |
+//! | `pairs` | array | row + column | sets of TCP, UDP and SCTP ports; other protocols |
+//! | `ports` | array | set of ports - 2 | bitmap |
+//! | `interfaces` | hash | interface index | pod |
+//!
+//! Numbers are little-endian, addresses in network order; an IPv4 address is followed by twelve zero bytes, as in
+//! conntrack's own `union nf_inet_addr`. The family is 4 or 6, so an IPv4-mapped address is never taken for an IPv4 one.
+
+use netpolc_ir::addr::{Cidr, Family, bits};
+use std::net::IpAddr;
+
+/// Type of a map, by its number in the kernel (`enum bpf_map_type`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum MapType {
+    /// `BPF_MAP_TYPE_HASH`.
+    Hash,
+    /// `BPF_MAP_TYPE_ARRAY`.
+    Array,
+    /// `BPF_MAP_TYPE_LPM_TRIE`.
+    Lpm,
+}
+
+impl MapType {
+    /// The kernel's number.
+    pub const fn number(self) -> u32 {
+        match self {
+            MapType::Hash => 1,
+            MapType::Array => 2,
+            MapType::Lpm => 11,
+        }
+    }
+
+    /// From the kernel's number.
+    pub const fn from_number(number: u32) -> Option<MapType> {
+        match number {
+            1 => Some(MapType::Hash),
+            2 => Some(MapType::Array),
+            11 => Some(MapType::Lpm),
+            _ => None,
+        }
+    }
+
+    /// `map_flags`: a trie must have `BPF_F_NO_PREALLOC` (1) (`trie_alloc`, kernel/bpf/lpm_trie.c).
+    pub const fn flags(self) -> u32 {
+        match self {
+            MapType::Hash | MapType::Array => 0,
+            MapType::Lpm => 1,
+        }
+    }
+}
+
+/// One of our maps. The order is that of the object's `.maps` section.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Map {
+    /// Addresses of pods.
+    Pods,
+    /// Prefixes.
+    Blocks,
+    /// What a row allows with a column.
+    Pairs,
+    /// Bitmaps of ports.
+    Ports,
+    /// Which pod is behind an interface. Empty in the artifact: the loader knows the interfaces, and must fill this
+    /// before it attaches the program. Where an interface is missing, new packets of its pod are dropped.
+    Interfaces,
+}
+
+impl Map {
+    /// All, in order.
+    pub const ALL: [Map; 5] = [Map::Pods, Map::Blocks, Map::Pairs, Map::Ports, Map::Interfaces];
+
+    /// The name in the object; the kernel takes 15 characters.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Map::Pods => "pods",
+            Map::Blocks => "blocks",
+            Map::Pairs => "pairs",
+            Map::Ports => "ports",
+            Map::Interfaces => "interfaces",
+        }
+    }
+
+    /// The map with this name.
+    pub fn from_name(name: &str) -> Option<Map> {
+        Map::ALL.into_iter().find(|m| m.name() == name)
+    }
+
+    /// Type, key size and value size in bytes.
+    pub const fn shape(self) -> (MapType, u32, u32) {
+        match self {
+            Map::Pods => (MapType::Hash, 20, 16),
+            Map::Blocks => (MapType::Lpm, 24, 4),
+            Map::Pairs => (MapType::Array, 4, 8),
+            Map::Ports => (MapType::Array, 4, BITMAP_BYTES as u32),
+            Map::Interfaces => (MapType::Hash, 4, 4),
+        }
+    }
+}
+
+/// A bitmap has one bit for each port: bit `port % 8` of byte `port / 8`.
+pub const BITMAP_BYTES: usize = 8192;
+
+/// The number of the empty set of ports.
+pub const NO_PORTS: u16 = 0;
+/// The number of the set of all ports.
+pub const ALL_PORTS: u16 = 1;
+/// The number of the first set that has a bitmap.
+pub const FIRST_BITMAP: u16 = 2;
+
+/// The word that stands for a family in keys.
+pub const fn family_word(family: Family) -> u32 {
+    match family {
+        Family::V4 => 4,
+        Family::V6 => 6,
+    }
+}
+
+/// The key of an address in `pods`.
+pub fn pod_key(addr: IpAddr) -> [u8; 20] {
+    let mut key = [0; 20];
+    key[..4].copy_from_slice(&family_word(Family::of(addr)).to_le_bytes());
+    match addr {
+        IpAddr::V4(a) => key[4..8].copy_from_slice(&a.octets()),
+        IpAddr::V6(a) => key[4..].copy_from_slice(&a.octets()),
+    }
+    key
+}
+
+/// The address of a key of `pods`; `None` if it is none of ours.
+pub fn pod_of_key(key: &[u8]) -> Option<IpAddr> {
+    let (family, addr) = key.split_first_chunk::<4>()?;
+    let addr = <[u8; 16]>::try_from(addr).ok()?;
+    match u32::from_le_bytes(*family) {
+        4 if addr[4..] == [0; 12] => Some(IpAddr::from([addr[0], addr[1], addr[2], addr[3]])),
+        6 => Some(IpAddr::from(addr)),
+        _ => None,
+    }
+}
+
+/// The key of a prefix in `blocks`: the family is part of the prefix.
+pub fn block_key(cidr: &Cidr) -> [u8; 24] {
+    let mut key = [0; 24];
+    key[..4].copy_from_slice(&(32 + u32::from(cidr.prefix_len())).to_le_bytes());
+    key[4..].copy_from_slice(&pod_key(cidr.addr()));
+    key
+}
+
+/// The prefix of a key of `blocks`; `None` if it is none of ours.
+pub fn block_of_key(key: &[u8]) -> Option<Cidr> {
+    let (len, rest) = key.split_first_chunk::<4>()?;
+    let addr = pod_of_key(rest)?;
+    let len = u8::try_from(u32::from_le_bytes(*len).checked_sub(32)?).ok()?;
+    Cidr::new(addr, len).filter(|c| c.first() == bits(addr))
+}
+
+/// In `interfaces`, instead of a pod's number: several pods of this node are behind the interface, as with a bridge.
+pub const SHARED: u32 = 0x7fff_ffff;

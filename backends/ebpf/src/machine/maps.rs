@@ -1,0 +1,141 @@
+//! Maps as the kernel keeps them: byte strings under byte strings.
+
+use crate::btf::MapShape;
+use crate::layout::{Map, MapType};
+use crate::limits;
+use rustc_hash::FxHashMap;
+use std::collections::BTreeSet;
+
+#[derive(Debug)]
+struct Store {
+    shape: MapShape,
+    /// Where the value of a key is, in values; not for arrays.
+    index: FxHashMap<Vec<u8>, usize>,
+    /// Values one after another.
+    values: Vec<u8>,
+    /// Prefix lengths that occur.
+    lengths: BTreeSet<u32>,
+}
+
+/// All maps of an artifact.
+#[derive(Debug)]
+pub(super) struct Maps(Vec<Store>);
+
+impl Maps {
+    pub(super) fn new(shapes: &[MapShape]) -> Maps {
+        let store = |shape: &MapShape| {
+            // The decoder has held the sizes of arrays against the contents, which are within these limits.
+            let entries = (shape.entries as usize).min(limits::PAIRS);
+            let array = shape.kind == MapType::Array;
+            let values = if array { vec![0; entries * shape.value as usize] } else { Vec::new() };
+            Store { shape: *shape, index: FxHashMap::default(), values, lengths: BTreeSet::new() }
+        };
+        Maps(shapes.iter().map(store).collect())
+    }
+
+    fn store(&self, map: Map) -> Option<&Store> {
+        self.0.iter().find(|s| s.shape.map == map)
+    }
+
+    /// All values of a map, one after another.
+    pub(super) fn memory(&self, map: Map) -> &[u8] {
+        self.store(map).map_or(&[], |s| &s.values)
+    }
+
+    /// Bytes of a key.
+    pub(super) fn key_bytes(&self, map: Map) -> usize {
+        self.store(map).map_or(0, |s| s.shape.key as usize)
+    }
+
+    /// The keys of a hash or a trie, in no order.
+    pub(super) fn keys(&self, map: Map) -> impl Iterator<Item = &[u8]> {
+        self.store(map).into_iter().flat_map(|s| s.index.keys().map(Vec::as_slice))
+    }
+
+    /// The values of an array.
+    pub(super) fn values(&self, map: Map) -> impl Iterator<Item = &[u8]> {
+        self.store(map).into_iter().flat_map(|s| s.values.chunks_exact((s.shape.value as usize).max(1)))
+    }
+
+    /// Where the value of a key is in [`Maps::memory`].
+    pub(super) fn find(&self, map: Map, key: &[u8]) -> Option<usize> {
+        let store = self.store(map)?;
+        let bytes = store.shape.value as usize;
+        let at = match store.shape.kind {
+            MapType::Hash => *store.index.get(key)?,
+            MapType::Array => u32::from_le_bytes(key.try_into().ok()?) as usize,
+            MapType::Lpm => {
+                let most = u32::from_le_bytes(*key.first_chunk()?);
+                let hit = |len: &u32| store.index.get(&masked(key, *len)).copied();
+                store.lengths.range(..=most).rev().find_map(hit)?
+            }
+        };
+        let start = at.checked_mul(bytes)?;
+        (start + bytes <= store.values.len()).then_some(start)
+    }
+
+    pub(super) fn get(&self, map: Map, key: &[u8]) -> Option<&[u8]> {
+        let store = self.store(map)?;
+        let at = self.find(map, key)?;
+        store.values.get(at..at + store.shape.value as usize)
+    }
+
+    pub(super) fn insert(&mut self, map: Map, key: &[u8], value: &[u8]) {
+        let old = match map.shape().0 {
+            MapType::Array => self.find(map, key),
+            MapType::Hash | MapType::Lpm => self.exact(map, key),
+        };
+        let Some(store) = self.0.iter_mut().find(|s| s.shape.map == map) else { return };
+        if key.len() != store.shape.key as usize || value.len() != store.shape.value as usize {
+            return;
+        }
+        match old {
+            Some(at) => store.values[at..at + value.len()].copy_from_slice(value),
+            None if store.shape.kind == MapType::Array => {}
+            None => {
+                let at = store.values.len() / value.len().max(1);
+                store.values.extend(value);
+                if let (MapType::Lpm, Some(len)) = (store.shape.kind, key.first_chunk()) {
+                    store.lengths.insert(u32::from_le_bytes(*len));
+                }
+                store.index.insert(stored(store.shape.kind, key), at);
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, map: Map, key: &[u8]) {
+        if map.shape().0 == MapType::Array {
+            let zeros = vec![0; map.shape().2 as usize];
+            return self.insert(map, key, &zeros);
+        }
+        if let Some(store) = self.0.iter_mut().find(|s| s.shape.map == map) {
+            store.index.remove(&stored(store.shape.kind, key));
+        }
+    }
+
+    fn exact(&self, map: Map, key: &[u8]) -> Option<usize> {
+        let store = self.store(map)?;
+        let at = store.index.get(&stored(store.shape.kind, key))?;
+        at.checked_mul(store.shape.value as usize)
+    }
+}
+
+/// A key as it is kept: what lies behind a prefix does not count.
+fn stored(kind: MapType, key: &[u8]) -> Vec<u8> {
+    match (kind, key.first_chunk()) {
+        (MapType::Lpm, Some(len)) => masked(key, u32::from_le_bytes(*len)),
+        _ => key.to_vec(),
+    }
+}
+
+/// A key of a trie cut to a prefix length.
+fn masked(key: &[u8], len: u32) -> Vec<u8> {
+    let data = key.get(4..).unwrap_or_default();
+    let mut out = len.to_le_bytes().to_vec();
+    out.extend((0u32..).zip(data).map(|(i, byte)| match len.saturating_sub(i * 8) {
+        0 => 0,
+        rest @ 1..8 => byte & !(0xff >> rest),
+        _ => *byte,
+    }));
+    out
+}

@@ -1,0 +1,175 @@
+//! The bytes: deterministic, read back strictly, accepted by others.
+
+use super::common::{compiled, nodes, shop};
+use netpolc_ebpf::btf::Btf;
+use netpolc_ebpf::contents::{Contents, Established};
+use netpolc_ebpf::decode::decode;
+use netpolc_ebpf::emit::emit;
+use netpolc_ebpf::program;
+use netpolc_testkit::generate::{Options, generate};
+use std::process::Command;
+
+#[test]
+fn same_in_same_out() {
+    for seed in 0..20 {
+        let yaml = generate(seed, Options::default()).yaml();
+        let once = |_| {
+            let nodes = nodes(&compiled(&yaml), Established::Cut);
+            nodes.into_iter().map(|n| (n.object, n.contents.text())).collect::<Vec<_>>()
+        };
+        assert_eq!(once(0), once(1), "seed {seed}");
+    }
+}
+
+#[test]
+fn contents_are_read_back() {
+    for seed in 0..20 {
+        for node in nodes(&compiled(&generate(seed, Options::default()).yaml()), Established::Keep) {
+            assert_eq!(Contents::parse(&node.contents.text()), Ok(node.contents));
+        }
+    }
+}
+
+/// A line that is missing a value, is out of order, or names a row that does not exist.
+#[test]
+fn contents_are_read_strictly() {
+    let node = nodes(&compiled(&shop()), Established::Cut).remove(0);
+    let text = node.contents.text();
+    let lines: Vec<&str> = text.lines().collect();
+    let join = |lines: &[&str]| lines.iter().map(|l| format!("{l}\n")).collect::<String>();
+    assert!(Contents::parse(&join(&lines)).is_ok());
+    for i in 0..lines.len() {
+        for bad in ["", " 1", " 99999999", "0", "-", "\t"] {
+            let mut changed = lines.clone();
+            let line = format!("{}{bad}", lines[i]);
+            changed[i] = if bad.is_empty() { lines[i].rsplit_once(' ').unwrap().0 } else { &line };
+            let label = lines[i].starts_with("row ") || (lines[i].starts_with("ports ") && bad == "0");
+            let number = bad == "0" || (bad.is_empty() && label);
+            if !label && !number {
+                assert!(Contents::parse(&join(&changed)).is_err(), "{:?}", changed[i]);
+            }
+        }
+        let mut doubled = lines.clone();
+        doubled.insert(i, lines[i]);
+        assert!(
+            lines[i].starts_with("row ") || Contents::parse(&join(&doubled)).is_err(),
+            "{:?} twice",
+            lines[i]
+        );
+    }
+    let mut swapped = lines.clone();
+    let pods: Vec<usize> = (0..lines.len()).filter(|i| lines[*i].starts_with("pod ")).collect();
+    swapped.swap(pods[0], pods[1]);
+    assert!(Contents::parse(&join(&swapped)).is_err());
+}
+
+/// Whatever happens to a byte of the object, the decoder says something and does not fall over.
+#[test]
+fn damaged_objects_do_no_harm() {
+    let node = nodes(&compiled(&shop()), Established::Cut).remove(0);
+    let text = node.contents.text();
+    let mut refused = 0;
+    for i in 0..node.object.len() {
+        for flip in [1u8, 0x80, 0xff] {
+            let mut object = node.object.clone();
+            object[i] ^= flip;
+            refused += usize::from(decode(&object, &text).is_err());
+        }
+    }
+    for len in (0..node.object.len()).step_by(37) {
+        assert!(decode(&node.object[..len], &text).is_err(), "cut to {len}");
+    }
+    assert!(refused > node.object.len(), "{refused} of {}", node.object.len() * 3);
+}
+
+#[test]
+fn the_wrong_program_is_refused() {
+    let node = nodes(&compiled(&shop()), Established::Cut).remove(0);
+    let keep = Contents { established: Established::Keep, ..node.contents.clone() };
+    assert!(decode(&emit(&keep).unwrap(), &node.contents.text()).is_err());
+    assert!(decode(&node.object, &keep.text()).is_err());
+}
+
+/// Every jump goes somewhere else than to the next instruction, and all code is reached.
+#[test]
+fn the_program_is_whole() {
+    for established in Established::ALL {
+        let program = program::build(established);
+        let slots = netpolc_ebpf::insn::decode(&program.bytes()).unwrap();
+        let targets: Vec<i16> = slots
+            .iter()
+            .flatten()
+            .filter_map(|i| match i {
+                netpolc_ebpf::insn::Insn::Jump { off } | netpolc_ebpf::insn::Insn::Branch { off, .. } => {
+                    Some(*off)
+                }
+                _ => None,
+            })
+            .collect();
+        assert!(targets.len() > 30 && targets.iter().all(|off| *off > 0), "{targets:?}");
+        assert!(slots.len() < 400, "{}", slots.len());
+    }
+}
+
+/// The program as people review it. `NETPOLC_ACCEPT=1` takes the present one as right.
+#[test]
+fn disassembly() {
+    for established in Established::ALL {
+        let text = program::build(established).disassembly();
+        let path = format!("{}/tests/golden/{}.txt", env!("CARGO_MANIFEST_DIR"), established.word());
+        if std::env::var_os("NETPOLC_ACCEPT").is_some() {
+            std::fs::create_dir_all(format!("{}/tests/golden", env!("CARGO_MANIFEST_DIR"))).unwrap();
+            std::fs::write(&path, &text).unwrap();
+        }
+        assert_eq!(text, std::fs::read_to_string(&path).unwrap(), "{path}");
+    }
+}
+
+/// The contents of a small node as people review them.
+#[test]
+fn contents() {
+    let node = nodes(&compiled(&shop()), Established::Cut).remove(0);
+    let path = format!("{}/tests/golden/contents.txt", env!("CARGO_MANIFEST_DIR"));
+    if std::env::var_os("NETPOLC_ACCEPT").is_some() {
+        std::fs::write(&path, node.contents.text()).unwrap();
+    }
+    assert_eq!(node.contents.text(), std::fs::read_to_string(&path).unwrap());
+}
+
+/// This kernel's types have every field that the program reads.
+#[test]
+fn fields_are_found_in_the_running_kernel() {
+    let Ok(bytes) = std::fs::read("/sys/kernel/btf/vmlinux") else { return };
+    let kernel = Btf::parse(&bytes).unwrap();
+    for field in netpolc_ebpf::asm::Field::ALL {
+        assert!(kernel.offset_of(field.path()).is_some(), "{field:?}");
+    }
+    assert_eq!(kernel.offset_of("nf_conntrack_tuple.dst.protonum"), Some(38));
+    assert_eq!(kernel.offset_of("nf_conntrack_tuple.src.l3num"), Some(18));
+    assert_eq!(kernel.offset_of("nf_conntrack_tuple.src.u.all"), Some(16));
+    assert_eq!(kernel.offset_of("no_such_structure.field"), None);
+    assert_eq!(kernel.offset_of("nf_conn.no_such_field"), None);
+}
+
+/// llvm-objdump reads the instructions as we do.
+#[test]
+fn llvm_reads_the_object() {
+    let node = nodes(&compiled(&shop()), Established::Cut).remove(0);
+    let path = std::env::temp_dir().join(format!("netpolc-ebpf-{}.o", std::process::id()));
+    std::fs::write(&path, &node.object).unwrap();
+    let output = Command::new("llvm-objdump").args(["-d", "-r", "--no-show-raw-insn"]).arg(&path).output();
+    std::fs::remove_file(&path).unwrap();
+    let Ok(output) = output else { return };
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!text.contains("<unknown>"), "{text}");
+    let insns = program::build(Established::Cut).insns.len();
+    assert_eq!(
+        text.lines()
+            .filter(|l| l.trim_start().starts_with(|c: char| c.is_ascii_digit()) && l.contains(":\t"))
+            .filter(|l| !l.contains("R_BPF"))
+            .count(),
+        insns,
+        "{text}"
+    );
+}
