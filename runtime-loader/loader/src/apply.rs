@@ -1,6 +1,7 @@
-//! `netpol-loader apply`: open, check, observe, switch in one transaction, confirm, clean up.
+//! `netpol-loader apply`: open, check, observe, switch in one transaction, confirm, clean up, cut.
 
 use crate::compare::same_comments;
+use crate::cut::{Cut, Established, cut};
 use crate::kernel::Kernel;
 use crate::observe::{Observed, observe};
 use crate::plan::{self, Goal};
@@ -19,6 +20,8 @@ pub struct Report {
     pub outcome: Outcome,
     /// How many interfaces of local pods are known.
     pub interfaces: usize,
+    /// The established connections that were ended; `None` if they were to live on, or if that could not be done.
+    pub cut: Option<Cut>,
     /// What else there is to say.
     pub notes: Vec<String>,
 }
@@ -51,15 +54,17 @@ impl fmt::Display for Report {
             f,
             "{done}: version {}, backend nftables, {} interfaces of local pods",
             self.version, self.interfaces
-        )
+        )?;
+        self.cut.iter().try_for_each(|cut| write!(f, ", {cut}"))
     }
 }
 
-/// Makes the kernel enforce the bundle in a directory.
+/// Makes the kernel enforce the bundle in a directory, and ends connections that it would not let begin. That these
+/// cannot be ended is a note and no error.
 ///
 /// # Errors
 /// If the bundle is not sound, or nft or the kernel refuses; then what was in force still is.
-pub fn apply(kernel: &mut dyn Kernel, dir: &Path) -> Result<Report, Error> {
+pub fn apply(kernel: &mut dyn Kernel, dir: &Path, established: Established) -> Result<Report, Error> {
     let bundle = Bundle::open(dir)?;
     if !bundle.manifest.backends.contains(&Backend::Nftables) {
         return Err(Error::Refused("it has no artifacts for nftables".into()));
@@ -73,7 +78,11 @@ pub fn apply(kernel: &mut dyn Kernel, dir: &Path) -> Result<Report, Error> {
     let goal = Goal { script: bundle.script()?, ruleset: &ruleset, interfaces: &interfaces };
     let version = bundle.manifest.version;
     let outcome = converge(kernel, &goal, version, &mut notes)?;
-    Ok(Report { version, outcome, interfaces: interfaces.len(), notes })
+    let cut = match established {
+        Established::Cut => cut(kernel, &ruleset, &mut notes),
+        Established::Keep => None,
+    };
+    Ok(Report { version, outcome, interfaces: interfaces.len(), cut, notes })
 }
 
 /// What a sound script may still not do.

@@ -4,14 +4,18 @@
 //! would leave nft with the beginning of a script, and the beginning alone (flush, and nothing after it) is valid.
 
 use crate::Error;
+use crate::conntrack::{self, Connection, Tally};
 use crate::lock::Lock;
 use crate::routes::{self, Routes};
 use netpolc_bundle::limits;
 use netpolc_bundle::nft::{Family, TABLE};
+use nix::ifaddrs::getifaddrs;
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::socket::SockaddrStorage;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -58,6 +62,18 @@ pub trait Kernel {
     /// # Errors
     /// If they cannot be read.
     fn routes(&mut self) -> Result<Routes, Error>;
+
+    /// The addresses of the node itself.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    fn own_addresses(&mut self) -> io::Result<BTreeSet<IpAddr>>;
+
+    /// Shows the connections of some families and ends those for which `denied` says so.
+    ///
+    /// # Errors
+    /// If they cannot be read or ended.
+    fn cut(&mut self, families: &[Family], denied: &mut dyn FnMut(&Connection) -> bool) -> io::Result<Tally>;
 }
 
 /// The kernel of the network namespace that this process lives in, through the program nft.
@@ -184,6 +200,19 @@ impl Kernel for Nft {
         routes::read_ipv4(&read("/proc/thread-self/net/route")?, &mut routes);
         routes::read_ipv6(&read("/proc/thread-self/net/ipv6_route")?, &mut routes);
         Ok(routes)
+    }
+
+    fn own_addresses(&mut self) -> io::Result<BTreeSet<IpAddr>> {
+        let addr = |address: &SockaddrStorage| match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
+            (Some(v4), _) => Some(IpAddr::V4(v4.ip())),
+            (_, Some(v6)) => Some(IpAddr::V6(v6.ip())),
+            _ => None,
+        };
+        Ok(getifaddrs()?.filter_map(|interface| interface.address.as_ref().and_then(addr)).collect())
+    }
+
+    fn cut(&mut self, families: &[Family], denied: &mut dyn FnMut(&Connection) -> bool) -> io::Result<Tally> {
+        conntrack::cut(families, denied)
     }
 }
 

@@ -5,13 +5,16 @@
 //! to know of its predecessors is in the kernel, so it may be killed at any instant and started again.
 //!
 //! What is absent: this crate knows no YAML, no policies and no IR, and of ours depends on `netpolc-bundle` alone. Only
-//! [`kernel`] and [`lock`] touch processes and system files.
+//! [`kernel`], [`lock`] and [`netlink`] touch processes, system files and sockets.
 
 pub mod apply;
 pub mod compare;
+pub mod conntrack;
+pub mod cut;
 mod error;
 pub mod kernel;
 pub mod lock;
+pub mod netlink;
 pub mod observe;
 pub mod plan;
 pub mod remove;

@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand, ValueEnum};
 use netpol_loader::kernel::Nft;
-use netpol_loader::{Error, apply, remove, status};
+use netpol_loader::{Error, apply, cut, remove, status};
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -27,6 +27,9 @@ enum Command {
         /// What enforces it.
         #[arg(long, value_enum, default_value = "auto")]
         backend: Backend,
+        /// What becomes of established connections that the bundle would not let begin.
+        #[arg(long, value_enum, default_value = "cut")]
+        established: Established,
     },
     /// Say what is in force, and whether another hand changed it.
     Status {
@@ -49,6 +52,23 @@ enum Backend {
     Nftables,
 }
 
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Established {
+    /// They end.
+    Cut,
+    /// They live on.
+    Keep,
+}
+
+impl From<Established> for cut::Established {
+    fn from(established: Established) -> cut::Established {
+        match established {
+            Established::Cut => cut::Established::Cut,
+            Established::Keep => cut::Established::Keep,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
     Human,
@@ -68,8 +88,8 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<u8, Error> {
     let mut kernel = Nft::new()?;
     match command {
-        Command::Apply { bundle_dir, backend: Backend::Auto | Backend::Nftables } => {
-            let report = apply::apply(&mut kernel, &bundle_dir)?;
+        Command::Apply { bundle_dir, backend: Backend::Auto | Backend::Nftables, established } => {
+            let report = apply::apply(&mut kernel, &bundle_dir, established.into())?;
             report.notes.iter().for_each(|note| say(&format!("note: {note}")));
             answer(&format!("{report}\n"))?;
         }

@@ -2,7 +2,7 @@
 
 use crate::world::{NOTHING, World, cluster, policy, trial};
 
-fn pods() -> String {
+pub(crate) fn pods() -> String {
     cluster(&[
         ("client", 0, "app: client", ""),
         ("server", 0, "app: server", ""),
@@ -33,7 +33,7 @@ fn the_own_node_passes_and_no_other() {
 }
 
 /// Services as kube-proxy writes them: each has an address, a port, and one pod behind it.
-fn services(world: &World, node: usize) {
+pub(crate) fn services(world: &World, node: usize) {
     let mut script = String::new();
     for (family, v4) in [("ip", true), ("ip6", false)] {
         let (server, far) = (world.addr("server", v4), world.addr("far", v4));

@@ -7,6 +7,7 @@
 
 mod around;
 mod basics;
+mod established;
 mod foreign;
 mod reload;
 mod segments;

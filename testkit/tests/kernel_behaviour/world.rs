@@ -147,8 +147,13 @@ impl World {
 
     /// Applies a bundle at a node; the answer is what the loader said.
     pub(crate) fn load(&self, node: usize, bundle: &Path) -> String {
+        self.load_with(node, bundle, &[])
+    }
+
+    /// The same with options.
+    pub(crate) fn load_with(&self, node: usize, bundle: &Path, options: &[&str]) -> String {
         let mut command = Command::new(loader());
-        command.arg("apply").arg(bundle);
+        command.arg("apply").arg(bundle).args(options);
         text(&self.sandbox.run_in_node(node, command, b"").unwrap())
     }
 

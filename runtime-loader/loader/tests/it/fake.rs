@@ -2,11 +2,19 @@
 
 use crate::common::{a, b, bundle, marked};
 use netpol_loader::Error;
-use netpol_loader::apply::{Outcome, apply};
+use netpol_loader::apply::{Outcome, Report};
+use netpol_loader::conntrack::{Connection, Tally};
+use netpol_loader::cut::Established;
 use netpol_loader::kernel::Kernel;
 use netpol_loader::routes::Routes;
 use netpolc_bundle::nft::Family;
 use std::collections::{BTreeSet, VecDeque};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+
+/// The address of the node.
+const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
 /// Each look at the kernel gives the next listing of the table `ip`; the last one stays.
 struct Fake {
@@ -14,6 +22,10 @@ struct Fake {
     /// The answers to scripts, by what a script contains.
     refuses: &'static str,
     scripts: Vec<String>,
+    /// The kernel's connections; without any, it has no table of them.
+    connections: Vec<Connection>,
+    /// Those that were cut.
+    cut: Vec<Connection>,
 }
 
 impl Fake {
@@ -22,6 +34,8 @@ impl Fake {
             listings: listings.iter().map(|text| (*text).to_owned()).collect(),
             refuses,
             scripts: Vec::new(),
+            connections: Vec::new(),
+            cut: Vec::new(),
         }
     }
 }
@@ -55,6 +69,18 @@ impl Kernel for Fake {
     fn routes(&mut self) -> Result<Routes, Error> {
         Ok(Routes::new())
     }
+
+    fn own_addresses(&mut self) -> io::Result<BTreeSet<IpAddr>> {
+        Ok(BTreeSet::from([NODE.into()]))
+    }
+
+    fn cut(&mut self, _: &[Family], denied: &mut dyn FnMut(&Connection) -> bool) -> io::Result<Tally> {
+        if self.connections.is_empty() {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        self.cut = self.connections.iter().copied().filter(denied).collect();
+        Ok(Tally { seen: self.connections.len() as u64, cut: self.cut.len() as u64, ..Tally::default() })
+    }
 }
 
 /// The sample for IPv4 alone, as a listing would have it.
@@ -67,6 +93,10 @@ fn listing(script: &str) -> String {
 
 fn ip_only(script: &str) -> String {
     script[..script.rfind("#!/usr/sbin/nft").unwrap()].to_owned()
+}
+
+fn apply(kernel: &mut Fake, dir: &Path) -> Result<Report, Error> {
+    netpol_loader::apply::apply(kernel, dir, Established::Cut)
 }
 
 const NEVER: &str = "no script contains this";
@@ -105,4 +135,56 @@ fn a_refused_script_is_not_tried_again() {
     let mut kernel = Fake::new(&[&listing(&a())], "chain in_bbbb");
     let error = apply(&mut kernel, &bundle(&ip_only(&b())).0).unwrap_err();
     assert_eq!((error.exit_code(), kernel.scripts.len()), (3, 1));
+}
+
+fn connection(text: &str) -> Connection {
+    let words: Vec<&str> = text.split(' ').collect();
+    let [source, destination, protocol, port] = words[..] else { panic!("{text}") };
+    Connection {
+        source: source.parse().unwrap(),
+        destination: destination.parse().unwrap(),
+        protocol: protocol.parse().unwrap(),
+        port: port.parse().unwrap(),
+    }
+}
+
+/// Rules in force already are no reason to leave connections alone: whoever applied them may have been killed.
+#[test]
+fn connections_are_judged_by_the_rules() {
+    let denied = [
+        "10.0.0.8 10.0.0.1 6 80",
+        "10.0.0.1 10.0.0.7 6 80",
+        "10.0.0.8 10.0.0.1 1 0",
+        "10.0.0.8 10.0.0.1 132 53",
+    ];
+    let allowed = [
+        "10.0.0.7 10.0.0.1 6 80",
+        "10.0.0.7 10.0.0.1 6 81",
+        "10.0.0.8 10.0.0.1 17 53",
+        "10.0.0.1 10.0.0.1 6 99",
+        "10.0.0.8 10.0.0.2 6 99",
+        "10.0.0.8 10.0.0.9 6 99",
+        "192.0.2.1 10.0.0.1 6 99",
+        "10.0.0.1 192.0.2.1 6 99",
+        // There is no table for this family.
+        "fd00::8 fd00::1 6 99",
+    ];
+    for before in [listing(&b()), listing(&a())] {
+        let mut kernel = Fake::new(&[&before, &listing(&a())], NEVER);
+        kernel.connections = denied.iter().chain(&allowed).map(|text| connection(text)).collect();
+        let report = apply(&mut kernel, &bundle(&ip_only(&a())).0).unwrap();
+        assert_eq!(kernel.cut, denied.map(connection));
+        assert!(report.to_string().contains(", cut 4 of 13 connections in "), "{report}");
+        assert!(!report.notes.iter().any(|note| note.contains("connections")), "{:?}", report.notes);
+        let keep = netpol_loader::apply::apply(&mut kernel, &bundle(&ip_only(&a())).0, Established::Keep);
+        assert_eq!(keep.unwrap().cut, None);
+    }
+}
+
+#[test]
+fn connections_that_cannot_be_cut_are_a_note() {
+    let mut kernel = Fake::new(&["", &listing(&a())], NEVER);
+    let report = apply(&mut kernel, &bundle(&ip_only(&a())).0).unwrap();
+    assert_eq!((report.outcome, report.cut), (Outcome::Applied, None));
+    assert!(report.notes.iter().any(|note| note.contains("live on")), "{:?}", report.notes);
 }

@@ -1,0 +1,99 @@
+//! Connections that the rules in force would not let begin.
+//!
+//! Rules let the packets of existing connections pass, so a connection that is older than the rules lives on whatever
+//! they say. It ends when the kernel forgets it: its next packet begins a connection, as far as the kernel knows, and is
+//! judged. A packet from the middle of a TCP connection begins none, so neither end can bring it back.
+//!
+//! This is done whenever a bundle is applied, even if its rules were in force already. A loader that was killed after
+//! the switch, or that was told to keep connections, leaves nothing in the kernel that a successor could see.
+//!
+//! The walk begins after the switch was confirmed. What began since the switch was judged by these rules; what began
+//! before is in the table by then, since a packet that is judged by old rules leaves the hooks, and its connection
+//! enters the table, long before nft has listed the new ones.
+
+use crate::conntrack::{Connection, Tally};
+use crate::kernel::Kernel;
+use netpolc_bundle::nft::run::{Bases, Packet, passes};
+use netpolc_bundle::nft::{Family, Ruleset};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+/// What becomes of connections that the rules would not let begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Established {
+    /// They end.
+    #[default]
+    Cut,
+    /// They live on.
+    Keep,
+}
+
+/// What was cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cut {
+    /// How many connections.
+    pub connections: u64,
+    /// Of how many.
+    pub of: u64,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cut {} of {} connections in {} ms", self.connections, self.of, self.took.as_millis())
+    }
+}
+
+/// Ends the connections that these rules, which are in force, do not let begin. What could not be done is a note: the
+/// rules are in force all the same.
+pub fn cut(kernel: &mut dyn Kernel, rules: &Ruleset, notes: &mut Vec<String>) -> Option<Cut> {
+    let start = Instant::now();
+    let bases = Bases::of(rules);
+    let families: Vec<Family> = rules.tables.keys().copied().collect();
+    let done = kernel
+        .own_addresses()
+        .and_then(|own| kernel.cut(&families, &mut |connection| denied(rules, &bases, &own, connection)));
+    let tally = match done {
+        Ok(tally) => tally,
+        Err(error) => {
+            notes.push(format!(
+                "established connections that the rules deny live on, the kernel's table of connections cannot be \
+                 changed: {error}"
+            ));
+            return None;
+        }
+    };
+    notes.extend(shortcomings(&tally));
+    Some(Cut { connections: tally.cut, of: tally.seen, took: start.elapsed() })
+}
+
+fn shortcomings(tally: &Tally) -> Vec<String> {
+    let mut notes = Vec::new();
+    if let Some(failure) = &tally.failure {
+        notes.push(format!(
+            "{} established connections that the rules deny live on, the kernel does not delete them: {failure}",
+            tally.failed
+        ));
+    }
+    if tally.incomplete {
+        notes.push(
+            "established connections that the rules deny may live on: the kernel's table of connections changed \
+             while it was read"
+                .to_owned(),
+        );
+    }
+    notes
+}
+
+/// Whether the rules would drop the packet that opens a connection. Between the node itself and its pods no packet
+/// crosses the forward hook, so no rule is about that.
+fn denied(rules: &Ruleset, bases: &Bases, own: &BTreeSet<IpAddr>, connection: &Connection) -> bool {
+    let Connection { source, destination, protocol, port } = *connection;
+    let is_own = |addr: IpAddr| addr.is_loopback() || own.contains(&addr);
+    !is_own(source)
+        && !is_own(destination)
+        && !passes(rules, bases, &Packet::opening(source, destination, protocol, port))
+}
