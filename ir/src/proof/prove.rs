@@ -451,8 +451,25 @@ impl<'a> FamilyProof<'a> {
     /// On the wrong interface, a source that lives on this node is forged; any other packet is judged as usual.
     fn asymmetric(&mut self, artifact: &dyn Artifact, packet: Packet) -> Result<(), Box<Witness>> {
         let forged = self.atoms.local(self.atoms.atom(bits(packet.flow.src)));
-        let expected = if forged { Verdict::Deny } else { artifact.decide(&packet) };
+        let expected = Verdict::allow_if(!forged && self.passes(&packet.flow));
         self.judge(artifact, asymmetric(packet), expected)
+    }
+
+    /// What the policies of this node's pods say about one flow between two different pods or addresses.
+    fn passes(&self, flow: &Flow) -> bool {
+        let end = |addr: IpAddr| {
+            let atom = self.atoms.atom(bits(addr));
+            (self.atoms.group(atom), self.atoms.local(atom))
+        };
+        let permits = |subject: IpAddr, direction, peer: IpAddr| {
+            let (Some(group), true) = end(subject) else { return true };
+            let permitted = self.reference.permits(group, direction, flow.protocol, flow.port);
+            permitted.is_none_or(|p| match end(peer).0 {
+                Some(group) => p.groups.contains(group),
+                None => p.unbound.contains(peer),
+            })
+        };
+        permits(flow.src, Direction::Egress, flow.dst) && permits(flow.dst, Direction::Ingress, flow.src)
     }
 
     /// A pod reaches itself, from each of its addresses to each, on every port. What comes from outside on the wrong
