@@ -97,7 +97,7 @@ pub enum Table {
 }
 
 impl Table {
-    /// Both, in output order: a packet meets `mangle` first, and what `filter` needs is never less than what it has.
+    /// Both, in output order. (A packet meets `mangle` first.)
     pub const ALL: [Table; 2] = [Table::Filter, Table::Mangle];
 
     /// Our chain that the built-in chain jumps to.

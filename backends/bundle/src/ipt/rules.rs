@@ -2,7 +2,7 @@
 
 use super::sets::Sets;
 use super::words::{Budget, Message, ParseError, Words, decimal, is_blank, lines, name, prefix, shown};
-use super::{Chains, End, Family, Match, PREROUTING, Rule, Ruleset, Table, Target, Texts};
+use super::{Chains, End, Family, Match, Rule, Ruleset, Table, Target, Texts};
 use crate::limits;
 use std::collections::BTreeMap;
 
@@ -238,7 +238,5 @@ pub(super) fn is_interface(word: &str) -> bool {
 
 /// Whether a listing's line jumps from the built-in chain of a table to our entry, without any condition.
 pub(super) fn is_hook(table: Table, line: &str) -> bool {
-    let entry = table.entry();
-    debug_assert!(table == Table::Filter || entry == PREROUTING);
-    line == format!("-A {} -j {entry}", table.built_in())
+    line == format!("-A {} -j {}", table.built_in(), table.entry())
 }

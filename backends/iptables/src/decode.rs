@@ -1,0 +1,148 @@
+//! Texts -> what they do with packets. Independent of `select` and `emit`: it starts from the bytes, reads them with the
+//! strict parser of the bundle crate, and runs the rules as the kernel does: a packet passes if neither `PREROUTING` in
+//! `mangle` nor `FORWARD` in `filter` drops it, each of which jumps to our entry first.
+//!
+//! [`Machine::decide`](netpolc_ir::proof::Artifact::decide) runs one packet through the rules. [`permitted`] runs all
+//! peers of one pod through them at once: the state is a set of atoms, a rule splits it into those that match and
+//! those that do not. A tree of chains that look at one address only is read as the function that it is: from stretches of
+//! addresses to where they lead. So it does not matter to the proof how deep the tree is, and addresses are told apart
+//! by where they lead, not by the branches that lead there.
+//!
+//! That the texts are loaded in an order in which no packet sees half of them is `emit`'s and the loader's promise
+//! ([`crate::emit`]); what is decoded here is the state after the last step.
+//!
+//! [`permitted`]: netpolc_ir::proof::Artifact::permitted
+
+mod names;
+mod packet;
+mod program;
+mod segments;
+mod symbolic;
+
+use netpolc_bundle::ipt::{self, CheckError, Family, ParseError, Ruleset, Texts};
+use netpolc_ir::addr;
+use netpolc_ir::bitset::BitSet;
+use netpolc_ir::ports::Protocol;
+use netpolc_ir::proof::{Artifact, Atoms, Bounds, Constants, Kind, Packet};
+use netpolc_ir::unit::{Direction, Verdict};
+use program::{Program, Situation};
+use std::net::IpAddr;
+
+/// Why texts cannot be read back.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// They are not in the subset that netpolc emits.
+    #[error(transparent)]
+    Parse(#[from] ParseError),
+    /// They do not fit together.
+    #[error(transparent)]
+    Check(#[from] CheckError),
+}
+
+/// A ruleset that can be asked about packets.
+#[derive(Debug)]
+pub struct Machine {
+    ruleset: Ruleset,
+    /// For each family, in the order of [`Family::ALL`]: for packets one by one.
+    scripts: [packet::Script; 2],
+    /// For each family and each situation of packets: for sets of packets.
+    programs: [Vec<Part>; 2],
+}
+
+/// The rules as packets of one situation meet them.
+#[derive(Debug)]
+struct Part {
+    situation: Situation,
+    program: Program,
+    run: symbolic::Run,
+}
+
+/// Reads the texts of an artifact back.
+///
+/// # Errors
+/// If they are not in the subset that netpolc emits, or do not fit together.
+pub fn decode(texts: &Texts<'_>) -> Result<Machine, DecodeError> {
+    Ok(Machine::new(ipt::parse(texts)?)?)
+}
+
+impl Machine {
+    /// From a ruleset, for example one that was read from a kernel.
+    ///
+    /// # Errors
+    /// If its parts do not fit together ([`ipt::check`]).
+    pub fn new(ruleset: Ruleset) -> Result<Machine, CheckError> {
+        ipt::check(&ruleset)?;
+        let scripts = Family::ALL.map(|family| packet::Script::new(&ruleset, family));
+        let part = |family, situation| {
+            let program = Program::new(&ruleset, family, situation);
+            Part { situation, program, run: symbolic::Run::default() }
+        };
+        let programs = Family::ALL.map(|family| Situation::all().map(|s| part(family, s)).collect());
+        Ok(Machine { ruleset, scripts, programs })
+    }
+
+    /// The atoms whose packets pass in every situation of their kind.
+    fn run(
+        &mut self,
+        atoms: &Atoms,
+        local: IpAddr,
+        direction: Direction,
+        kind: Kind,
+        cell: (Protocol, u16),
+    ) -> BitSet {
+        let mut passes = BitSet::full(atoms.len());
+        let parts = self.programs[atoms.family() as usize].iter_mut();
+        for Part { program, run, .. } in parts.filter(|part| part.situation.kind == kind) {
+            passes.and_with(&run.permitted(program, atoms, addr::bits(local), direction, cell));
+        }
+        passes
+    }
+
+    /// The rules.
+    pub fn ruleset(&self) -> &Ruleset {
+        &self.ruleset
+    }
+}
+
+impl Artifact for Machine {
+    fn addresses(&self, family: addr::Family) -> Constants {
+        names::addresses(self.programs[family as usize].iter().map(|part| &part.program))
+    }
+
+    fn ports(&self) -> Bounds {
+        let mut bounds = Bounds::default();
+        self.programs.iter().flatten().for_each(|part| names::ports(&part.program, &mut bounds));
+        bounds
+    }
+
+    fn begin(&mut self, _atoms: &Atoms) {
+        self.programs.iter_mut().flatten().for_each(|part| part.run = symbolic::Run::default());
+    }
+
+    fn permitted(
+        &mut self,
+        atoms: &Atoms,
+        local: IpAddr,
+        direction: Direction,
+        protocol: Protocol,
+        port: u16,
+    ) -> BitSet {
+        self.run(atoms, local, direction, Kind::Opening, (protocol, port))
+    }
+
+    fn permitted_kind(
+        &mut self,
+        atoms: &Atoms,
+        local: IpAddr,
+        direction: Direction,
+        kind: Kind,
+        protocol: Protocol,
+        port: u16,
+    ) -> Option<BitSet> {
+        Some(self.run(atoms, local, direction, kind, (protocol, port)))
+    }
+
+    fn decide(&self, packet: &Packet) -> Verdict {
+        self.scripts[addr::Family::of(packet.flow.dst) as usize].decide(&self.ruleset.sets, packet)
+    }
+}
