@@ -1,7 +1,7 @@
 //! The subset of the languages of iptables-restore and ipset that netpolc emits, as data.
 //!
 //! The compiler's emitter writes three texts ([`Texts`]): one for `ipset restore`, one for `iptables-restore --noflush`,
-//! one for `ip6tables-restore --noflush`. [`parse`] reads them back, and [`listing`] reads what `ipset save`,
+//! one for `ip6tables-restore --noflush`. [`parse`] reads them back, and [`listing()`] reads what `ipset save`,
 //! `iptables-save` and `ip6tables-save` print, legacy or nft. Both are strict about our own chains and sets: what they do
 //! not know is an error with a file and a line. A text that [`parse`] takes touches nothing but chains and sets whose
 //! names begin with [`PREFIX`], so the loader may hand it to the kernel.

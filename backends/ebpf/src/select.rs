@@ -7,7 +7,7 @@
 //!
 //! - Columns: for every set of peers that some row uses, an address is in it or not. The vector of these answers *is* the
 //!   column. Pods get theirs by class; all other addresses are cut at the bounds of the blocks, and the table of
-//!   prefixes holds the fewest entries that give each stretch its column ([`mod@prefixes`]).
+//!   prefixes holds the fewest entries that give each stretch its column (module `prefixes`).
 //! - Column 0 is the vector "in no set": what is not found anywhere is allowed nothing that names peers. A pod of
 //!   another node whose address has the same column without it needs no entry.
 //! - Only pods of this node have rows, a number (a pod reaches itself), and always an entry.

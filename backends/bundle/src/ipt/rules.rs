@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 /// Reads the three texts of an artifact.
 ///
-/// References between objects are not looked at; [`super::check`] does that.
+/// References between objects are not looked at; [`super::check()`] does that.
 ///
 /// # Errors
 /// Whatever is not of the subset, or beyond a limit of [`crate::limits`], is an error with its file and line.
