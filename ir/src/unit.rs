@@ -47,6 +47,13 @@ impl fmt::Display for Origin {
     }
 }
 
+/// What an origin is called in comments and labels of artifacts: the policy, and the place if they are to have one.
+pub trait Origins {
+    /// A short text for an origin, for example `shop/db-test policies.yaml:12:3`. A backend takes out of it what its
+    /// comments cannot hold.
+    fn label(&self, origin: Origin) -> String;
+}
+
 /// The direction of a rule, seen from its subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Direction {

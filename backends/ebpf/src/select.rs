@@ -40,11 +40,7 @@ pub enum Unsupported {
     },
 }
 
-/// What an origin is called in labels.
-pub trait Origins {
-    /// A short text for an origin, for example `shop/db-test policies.yaml:12:3`.
-    fn label(&self, origin: Origin) -> String;
-}
+pub use netpolc_ir::unit::Origins;
 
 /// The contents of one node's maps and what they lead back to.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -65,12 +65,7 @@ pub enum Unsupported {
     NameCollision(String),
 }
 
-/// What an origin is called in comments: the policy, and the place if comments are to have one.
-pub trait Origins {
-    /// A short text for an origin, for example `shop/db-test policies.yaml:12:3`. What does not fit into a comment is
-    /// taken out of it.
-    fn label(&self, origin: Origin) -> String;
-}
+pub use netpolc_ir::unit::Origins;
 
 /// The rules of one node and what they lead back to.
 #[derive(Debug, Clone, PartialEq, Eq)]

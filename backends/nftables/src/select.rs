@@ -63,12 +63,7 @@ pub enum Unsupported {
     NameCollision(String),
 }
 
-/// What an origin is called in comments: the policy, and the place if comments are to have one.
-pub trait Origins {
-    /// A short text for an origin, without control characters, quotes and backslashes; for example
-    /// `shop/db-test policies.yaml:12:3`.
-    fn label(&self, origin: Origin) -> String;
-}
+pub use netpolc_ir::unit::Origins;
 
 /// The rules of one node and what they lead back to.
 #[derive(Debug, Clone, PartialEq, Eq)]
