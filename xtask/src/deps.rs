@@ -26,6 +26,24 @@ const ROOMS: &[Room] = &[
     Room { name: "netpolc-iptables", ours: Some(&["netpolc-ir", "netpolc-bundle"]), system: false },
     Room { name: "netpolc-ebpf", ours: Some(&["netpolc-ir", "netpolc-bundle"]), system: false },
     Room { name: "netpol-loader", ours: Some(&["netpolc-bundle"]), system: true },
+    Room { name: "netpol-cni", ours: Some(&["netpolc-bundle"]), system: true },
+    Room {
+        name: "netpol-agent",
+        ours: Some(&["netpolc-bundle", "netpolc-frontend", "netpolc-ir", "netpolc-node"]),
+        system: true,
+    },
+    Room {
+        name: "netpolc-node",
+        ours: Some(&[
+            "netpolc-frontend",
+            "netpolc-ir",
+            "netpolc-bundle",
+            "netpolc-nftables",
+            "netpolc-iptables",
+            "netpolc-ebpf",
+        ]),
+        system: false,
+    },
     Room { name: "netpolc-sandbox", ours: Some(&[]), system: true },
     Room {
         name: "netpolc",
@@ -33,6 +51,7 @@ const ROOMS: &[Room] = &[
             "netpolc-frontend",
             "netpolc-ir",
             "netpolc-bundle",
+            "netpolc-node",
             "netpolc-nftables",
             "netpolc-sandbox",
         ]),

@@ -8,6 +8,7 @@
 //! What is absent: this crate knows no YAML, no Kubernetes, no IR and no kernel. It reads and writes bytes; the only
 //! module that touches files is [`store`].
 
+pub mod bpf;
 mod bundle;
 pub mod ipt;
 mod json;
@@ -15,6 +16,7 @@ pub mod limits;
 mod manifest;
 pub mod nft;
 pub mod store;
+pub mod wire;
 
 pub use bundle::{BINDINGS, Bundle, BundleError, IR, MANIFEST, PROVENANCE, Parts, SCRIPT, limit};
 pub use manifest::{Backend, Bindings, FORMAT, FileEntry, LocalPod, Manifest, Origin, Provenance};

@@ -96,3 +96,35 @@ pub const IPSET_HASHSIZE: u64 = 1 << 20;
 
 /// Largest `maxelem` of a set. Ours; no memory is taken for elements that are not there.
 pub const IPSET_MAXELEM: u64 = 1 << 24;
+
+// eBPF.
+// Kernel memory of a node's maps, in bytes: 72 for an address (32 of element header, 20 of key, 16 of value, rounded
+// up; `struct htab_elem`), doubled for room to grow; about 64 for a prefix (`struct lpm_trie_node`, with one node
+// between for each); 8 for a pair of profile and column; 8,192 for a set of ports.
+
+/// Addresses in the map of pods: 150 MB of kernel memory.
+pub const BPF_PODS: usize = 1 << 20;
+
+/// Prefixes in the map of blocks: 32 MB of kernel memory.
+pub const BPF_BLOCKS: usize = 1 << 18;
+
+/// Pairs of a profile and a column: 32 MiB of kernel memory.
+pub const BPF_PAIRS: usize = 1 << 22;
+
+/// Distinct sets of ports that are neither empty nor full: 32 MiB of kernel memory.
+pub const BPF_PORT_SETS: usize = 1 << 12;
+
+/// Interfaces of local pods, for the check of spoofed sources.
+pub const BPF_INTERFACES: u32 = 1 << 12;
+
+/// The smallest size of the map of pods, so that a few more never need a new map.
+pub const BPF_PODS_ROOM: u32 = 1 << 10;
+
+/// Bytes of an object that is read back. Ours have less than 8 KiB.
+pub const BPF_OBJECT_BYTES: u64 = 1 << 20;
+
+/// Bytes of a contents file that is read back. The largest plan within the limits above needs less.
+pub const BPF_CONTENTS_BYTES: u64 = 1 << 29;
+
+/// Instructions that a program of ours may have (the kernel's limit is 1,000,000: `BPF_COMPLEXITY_LIMIT_INSNS`).
+pub const BPF_INSTRUCTIONS: usize = 1 << 14;

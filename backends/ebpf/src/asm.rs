@@ -2,66 +2,9 @@
 
 use crate::insn::{AluOp, Cond, Helper, Insn, Operand, Reg, Size};
 use crate::layout::Map;
+pub use netpolc_bundle::bpf::Field;
 use std::collections::BTreeMap;
 use std::fmt::Write;
-
-/// A field of a structure of the kernel whose place differs between kernels: the loader finds it (CO-RE).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Field {
-    /// `sk_buff._nfct`: the packet's entry of the connection table, and its state in the low three bits.
-    SkbNfct,
-    /// `sk_buff.head`: where the packet's buffer starts.
-    SkbHead,
-    /// `sk_buff.network_header`: where in it the IP header starts.
-    SkbNetworkHeader,
-    /// `nf_conn.tuplehash[0].tuple`: the connection as its first packet came.
-    CtOriginal,
-    /// `nf_conn.tuplehash[1].tuple`: the connection as replies come, its source is the true destination.
-    CtReply,
-    /// `nf_conn.status`.
-    CtStatus,
-    /// `nf_conn.proto.tcp.state`.
-    CtTcpState,
-    /// `nf_hook_state.in`: the interface that the packet came from.
-    StateIn,
-    /// `net_device.ifindex`.
-    DeviceIndex,
-}
-
-impl Field {
-    /// All, in order.
-    pub const ALL: [Field; 9] = [
-        Field::SkbNfct,
-        Field::SkbHead,
-        Field::SkbNetworkHeader,
-        Field::CtOriginal,
-        Field::CtReply,
-        Field::CtStatus,
-        Field::CtTcpState,
-        Field::StateIn,
-        Field::DeviceIndex,
-    ];
-
-    /// The path from the structure to the field.
-    pub const fn path(self) -> &'static str {
-        match self {
-            Field::SkbNfct => "sk_buff._nfct",
-            Field::SkbHead => "sk_buff.head",
-            Field::SkbNetworkHeader => "sk_buff.network_header",
-            Field::CtOriginal => "nf_conn.tuplehash[0].tuple",
-            Field::CtReply => "nf_conn.tuplehash[1].tuple",
-            Field::CtStatus => "nf_conn.status",
-            Field::CtTcpState => "nf_conn.proto.tcp.state",
-            Field::StateIn => "nf_hook_state.in",
-            Field::DeviceIndex => "net_device.ifindex",
-        }
-    }
-
-    /// The field with this path.
-    pub fn from_path(path: &str) -> Option<Field> {
-        Field::ALL.into_iter().find(|f| f.path() == path)
-    }
-}
 
 /// Where a jump goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

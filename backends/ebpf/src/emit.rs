@@ -6,31 +6,26 @@
 
 use crate::asm::Assembled;
 use crate::btf::{self, Local};
-use crate::contents::Contents;
+use crate::contents::{Contents, Established};
 use crate::layout::Map;
 use crate::program;
 use object::write::{Object, Relocation, Symbol, SymbolSection};
 use object::{Architecture, BinaryFormat, Endianness, RelocationFlags, SectionKind};
 use object::{SymbolFlags, SymbolKind, SymbolScope};
 
-/// The section of the program, by which libbpf (1.2 and newer) knows its type.
-pub const SECTION: &str = "netfilter";
-/// What the program calls itself in the section `license`.
-pub const LICENSE: &str = "Dual MIT/GPL";
-/// The relocation of a wide load that names a map (`R_BPF_64_64`, Documentation/bpf/llvm_reloc.rst).
-pub const R_BPF_64_64: u32 = 1;
+pub use netpolc_bundle::bpf::object::{LICENSE, R_BPF_64_64, SECTION};
 
 /// An object that could not be written: a bug of ours.
 #[derive(Debug, thiserror::Error)]
 #[error("the object cannot be written: {0}")]
 pub struct EmitError(#[from] object::write::Error);
 
-/// The object for a node's contents.
+/// The object for a node's contents, and for one way to treat established connections.
 ///
 /// # Errors
 /// If the ELF writer refuses, which it has no reason to.
-pub fn emit(contents: &Contents) -> Result<Vec<u8>, EmitError> {
-    write(&program::build(contents.established), |map| contents.room(map))
+pub fn emit(contents: &Contents, established: Established) -> Result<Vec<u8>, EmitError> {
+    write(&program::build(established), |map| contents.room(map))
 }
 
 /// The object for a program.

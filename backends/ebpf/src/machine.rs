@@ -21,7 +21,7 @@ use crate::insn::{Insn, Operand};
 use crate::layout::{self, Map};
 use crate::program;
 use maps::Maps;
-use netpolc_ir::addr::{Family, bits};
+use netpolc_ir::addr::{Cidr, Family, bits};
 use netpolc_ir::bitset::BitSet;
 use netpolc_ir::ports::{Protocol, Transport};
 use netpolc_ir::proof::{Artifact, Atoms, Bounds, Conn, Constants, Packet};
@@ -106,7 +106,7 @@ impl Machine {
     /// # Errors
     /// If the program reads a field that the stand-in lacks: none that passes the decoder.
     pub fn new(artifact: &Decoded) -> Result<Machine, LinkError> {
-        let established = artifact.established();
+        let established = artifact.established;
         let slots = link(&artifact.program)?;
         let known = known_program(established, &artifact.program);
         let mut maps = Maps::new(&artifact.shapes);
@@ -224,8 +224,8 @@ impl Artifact for Machine {
             }
         }
         constants.sets.extend(sets.into_values());
-        for cidr in self.maps.keys(Map::Blocks).filter_map(layout::block_of_key) {
-            if cidr.family() == family {
+        for block in self.maps.keys(Map::Blocks).filter_map(layout::block_of_key) {
+            if let Some(cidr) = Cidr::new(block.addr(), block.prefix_len()).filter(|c| c.family() == family) {
                 constants.ranges.insert((cidr.first(), cidr.last()));
             }
         }

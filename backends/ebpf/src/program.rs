@@ -30,10 +30,6 @@ use Reg as R;
 pub const NF_DROP: u64 = 0;
 /// `NF_ACCEPT`, include/uapi/linux/netfilter.h.
 pub const NF_ACCEPT: u64 = 1;
-/// `BPF_PROG_TYPE_NETFILTER`, include/uapi/linux/bpf.h.
-pub const PROGRAM_TYPE: u32 = 32;
-/// `BPF_NETFILTER`, the attach type.
-pub const ATTACH_TYPE: u32 = 45;
 
 /// `struct bpf_nf_ctx`: the hook's state, then the packet (include/net/netfilter/nf_bpf_link.h).
 pub const CTX_STATE: i16 = 0;
@@ -107,7 +103,7 @@ pub fn build(established: Established) -> Assembled {
     asm.note("ingress of the destination");
     judge(&mut asm, &ends, DST_POD + INGRESS, SRC_POD + COLUMN);
     finish(&mut asm, established, &ends);
-    asm.finish(format!("netpolc_{}", established.word()))
+    asm.finish(established.program().to_owned())
 }
 
 /// r6 = context, r7 = connection or packet, r8 = state, r9 = place of the protocol in a value of `pairs`.

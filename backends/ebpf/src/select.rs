@@ -15,9 +15,10 @@
 mod prefixes;
 mod tables;
 
-use crate::contents::{Contents, Established, Pod};
-use crate::limits;
+use crate::contents::{Contents, Pod};
 use cranelift_entity::EntityRef;
+use netpolc_bundle::bpf::Block;
+use netpolc_bundle::limits;
 use netpolc_ir::addr::{Family, bits};
 use netpolc_ir::matrix::{Matrix, Peers, Profile};
 use netpolc_ir::unit::{Direction, Host, Origin};
@@ -54,22 +55,21 @@ pub struct Plan {
 /// Plans a node.
 ///
 /// # Errors
-/// If the maps would not fit the limits of [`crate::limits`].
-pub fn plan(
-    matrix: &Matrix,
-    host: Host,
-    established: Established,
-    origins: &dyn Origins,
-) -> Result<Plan, Unsupported> {
+/// If the maps would not fit the limits of [`netpolc_bundle::limits`].
+pub fn plan(matrix: &Matrix, host: Host, origins: &dyn Origins) -> Result<Plan, Unsupported> {
     let rows = rows(matrix, host);
     let used: Vec<Peers> = used_peers(matrix, &rows);
     let mut columns = Columns::new(matrix, used);
     let mut blocks = BTreeMap::new();
     let stretches = Family::ALL.map(|family| columns.stretches(family));
     for (family, stretches) in Family::ALL.into_iter().zip(&stretches) {
-        blocks.extend(prefixes::cover(family, stretches));
+        let cover = prefixes::cover(family, stretches);
+        // A prefix length of the IR always fits its family.
+        blocks.extend(
+            cover.into_iter().filter_map(|(c, column)| Some((Block::new(c.addr(), c.prefix_len())?, column))),
+        );
     }
-    within("prefixes", blocks.len(), limits::BLOCKS)?;
+    within("prefixes", blocks.len(), limits::BPF_BLOCKS)?;
     let row_of: HashMap<(Profile, Direction), u32> = rows.iter().copied().zip(1..).collect();
     let mut pods = BTreeMap::new();
     let mut number = 0;
@@ -89,13 +89,17 @@ pub fn plan(
             }
         }
     }
-    within("addresses", pods.len(), limits::PODS)?;
-    within("pairs of a profile and a kind of peer", rows.len().saturating_mul(columns.len()), limits::PAIRS)?;
+    within("addresses", pods.len(), limits::BPF_PODS)?;
+    within(
+        "pairs of a profile and a kind of peer",
+        rows.len().saturating_mul(columns.len()),
+        limits::BPF_PAIRS,
+    )?;
     let mut tables = Tables::default();
     for (&(profile, _), row) in rows.iter().zip(1..) {
         tables.row(row, &matrix.profiles[profile], &columns);
     }
-    within("sets of ports", tables.ports.len(), limits::PORT_SETS)?;
+    within("sets of ports", tables.ports.len(), limits::BPF_PORT_SETS)?;
     let provenance: Vec<Vec<Origin>> = rows.iter().map(|&(p, _)| row_origins(matrix, p)).collect();
     let labels = rows.iter().zip(&provenance).map(|(&(_, direction), list)| {
         let names: BTreeSet<String> = list.iter().map(|o| origins.label(*o)).collect();
@@ -104,7 +108,7 @@ pub fn plan(
     let rows = labels.collect();
     let Tables { pairs, ports, .. } = tables;
     let columns = columns.len() as u32;
-    Ok(Plan { contents: Contents { established, columns, rows, pods, blocks, pairs, ports }, provenance })
+    Ok(Plan { contents: Contents { columns, rows, pods, blocks, pairs, ports }, provenance })
 }
 
 fn within(what: &'static str, count: usize, limit: usize) -> Result<(), Unsupported> {

@@ -2,7 +2,7 @@
 
 use crate::btf::MapShape;
 use crate::layout::{Map, MapType};
-use crate::limits;
+use netpolc_bundle::limits;
 use rustc_hash::FxHashMap;
 use std::collections::BTreeSet;
 
@@ -25,7 +25,7 @@ impl Maps {
     pub(super) fn new(shapes: &[MapShape]) -> Maps {
         let store = |shape: &MapShape| {
             // The decoder has held the sizes of arrays against the contents, which are within these limits.
-            let entries = (shape.entries as usize).min(limits::PAIRS);
+            let entries = (shape.entries as usize).min(limits::BPF_PAIRS);
             let array = shape.kind == MapType::Array;
             let values = if array { vec![0; entries * shape.value as usize] } else { Vec::new() };
             Store { shape: *shape, index: FxHashMap::default(), values, lengths: BTreeSet::new() }

@@ -6,7 +6,6 @@ use crate::emit::emit;
 fn machine(established: Established) -> Machine {
     let ip = |text: &str| -> IpAddr { text.parse().unwrap() };
     let contents = Contents {
-        established,
         columns: 2,
         rows: vec!["ingress test".into()],
         pods: BTreeMap::from([
@@ -17,7 +16,7 @@ fn machine(established: Established) -> Machine {
         pairs: BTreeMap::from([((1, 1), Pair { ports: [2, 0, 0], other: 0 })]),
         ports: vec![vec![(80, 80)]],
     };
-    load(&emit(&contents).unwrap(), &contents.text()).unwrap()
+    load(&emit(&contents, established).unwrap(), &contents.text()).unwrap()
 }
 
 fn flow(src: &str, port: u16) -> Flow {

@@ -83,11 +83,13 @@ fn damaged_objects_do_no_harm() {
 }
 
 #[test]
-fn the_wrong_program_is_refused() {
+fn an_object_for_other_contents_is_refused() {
     let node = nodes(&compiled(&shop()), Established::Cut).remove(0);
-    let keep = Contents { established: Established::Keep, ..node.contents.clone() };
-    assert!(decode(&emit(&keep).unwrap(), &node.contents.text()).is_err());
-    assert!(decode(&node.object, &keep.text()).is_err());
+    let wide = Contents { columns: node.contents.columns + 1, ..node.contents.clone() };
+    assert!(decode(&emit(&wide, Established::Cut).unwrap(), &node.contents.text()).is_err());
+    assert!(decode(&node.object, &wide.text()).is_err());
+    let keep = emit(&node.contents, Established::Keep).unwrap();
+    assert_eq!(decode(&keep, &node.contents.text()).unwrap().established, Established::Keep);
 }
 
 /// Every jump goes somewhere else than to the next instruction, and all code is reached.

@@ -1,10 +1,10 @@
 //! bpf(2), as much of it as loading an artifact takes. The numbers are those of include/uapi/linux/bpf.h.
 #![expect(unsafe_code, reason = "bpf(2) takes addresses of memory")]
 
+use netpolc_bundle::bpf::{ATTACH_TYPE, PROGRAM_TYPE};
 use netpolc_ebpf::btf::MapShape;
 use netpolc_ebpf::decode::Information;
 use netpolc_ebpf::emit::LICENSE;
-use netpolc_ebpf::program::{ATTACH_TYPE, PROGRAM_TYPE};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};

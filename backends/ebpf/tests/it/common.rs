@@ -21,6 +21,7 @@ impl Origins for Names<'_> {
 /// The artifact of a node.
 pub(crate) struct Node {
     pub(crate) name: String,
+    pub(crate) established: Established,
     pub(crate) contents: Contents,
     pub(crate) object: Vec<u8>,
     pub(crate) machine: Machine,
@@ -35,13 +36,13 @@ pub(crate) fn compiled(yaml: &str) -> Compiled {
 pub(crate) fn nodes(compiled: &Compiled, established: Established) -> Vec<Node> {
     let matrix = &compiled.matrix;
     let node = |host| {
-        let contents = plan(matrix, host, established, &Names(compiled)).unwrap().contents;
-        let object = emit(&contents).unwrap();
+        let contents = plan(matrix, host, &Names(compiled)).unwrap().contents;
+        let object = emit(&contents, established).unwrap();
         let machine = load(&object, &contents.text()).unwrap();
         let local = matrix.endpoints.values().filter(|e| e.host == host);
         let local = local.flat_map(|e| e.addrs.iter().map(|a| a.0)).collect();
         let (name, own) = (matrix.hosts[host].name.clone(), matrix.hosts[host].addrs.clone());
-        Node { name, contents, object, machine, local, own }
+        Node { name, established, contents, object, machine, local, own }
     };
     matrix.hosts.keys().map(node).collect()
 }

@@ -139,7 +139,7 @@ fn patches(insn: Insn) -> Vec<Insn> {
 fn instructions(subject: &Subject<'_>, every: usize, tally: &mut Tally) {
     let mut number = 0;
     let (object, text) = (&subject.node.object, subject.node.contents.text());
-    let code = netpolc_ebpf::program::build(subject.node.contents.established).bytes();
+    let code = netpolc_ebpf::program::build(subject.node.established).bytes();
     let at = object.windows(code.len()).position(|w| w == code).unwrap();
     let slots = netpolc_ebpf::insn::decode(&code).unwrap();
     for (slot, insn) in slots.iter().enumerate() {

@@ -1,15 +1,15 @@
 //! What the maps hold at first: the part of the artifact that differs between nodes and policies.
 //!
 //! The text form is made to be reviewed and is read back strictly: one entry a line, in a fixed order, so that equal
-//! contents are equal bytes. [`Contents::entries`] turns it into the keys and values of [`crate::layout`].
+//! contents are equal bytes. [`Contents::entries`] turns it into the keys and values of [`super::layout`].
 
 mod text;
 
 pub use text::ContentsError;
 
-use crate::layout::{self, ALL_PORTS, FIRST_BITMAP, Map, NO_PORTS};
+use super::Block;
+use super::layout::{self, ALL_PORTS, FIRST_BITMAP, Map, NO_PORTS};
 use crate::limits;
-use netpolc_ir::addr::Cidr;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -32,6 +32,14 @@ impl Established {
         match self {
             Established::Cut => "cut",
             Established::Keep => "keep",
+        }
+    }
+
+    /// The name of the program.
+    pub const fn program(self) -> &'static str {
+        match self {
+            Established::Cut => "netpolc_cut",
+            Established::Keep => "netpolc_keep",
         }
     }
 }
@@ -64,8 +72,6 @@ pub type PortSet = Vec<(u16, u16)>;
 /// The contents of all maps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Contents {
-    /// Which program they are for.
-    pub established: Established,
     /// How many columns there are. Column 0 is nobody's: what is in no map has it.
     pub columns: u32,
     /// For each row, from row 1 on, whose it is, for people.
@@ -73,7 +79,7 @@ pub struct Contents {
     /// Addresses of pods.
     pub pods: BTreeMap<IpAddr, Pod>,
     /// The column of other addresses by longest prefix; no match is column 0.
-    pub blocks: BTreeMap<Cidr, u32>,
+    pub blocks: BTreeMap<Block, u32>,
     /// What row and column allow; what is not in here is nothing.
     pub pairs: BTreeMap<(u32, u32), Pair>,
     /// The sets of ports from number [`FIRST_BITMAP`] on.
@@ -101,11 +107,11 @@ impl Contents {
     pub fn room(&self, map: Map) -> u32 {
         let at_least_one = |n: usize| u32::try_from(n.max(1)).unwrap_or(u32::MAX);
         match map {
-            Map::Pods => at_least_one(self.pods.len() * 2).next_power_of_two().max(limits::PODS_ROOM),
+            Map::Pods => at_least_one(self.pods.len() * 2).next_power_of_two().max(limits::BPF_PODS_ROOM),
             Map::Blocks => at_least_one(self.blocks.len()),
             Map::Pairs => at_least_one(self.rows.len().saturating_mul(self.columns as usize)),
             Map::Ports => at_least_one(self.ports.len()),
-            Map::Interfaces => limits::INTERFACES,
+            Map::Interfaces => limits::BPF_INTERFACES,
         }
     }
 
@@ -116,9 +122,9 @@ impl Contents {
             let value = words.into_iter().flat_map(u32::to_le_bytes).collect();
             Entry { map: Map::Pods, key: layout::pod_key(*addr).to_vec(), value }
         });
-        let blocks = self.blocks.iter().map(|(cidr, column)| Entry {
+        let blocks = self.blocks.iter().map(|(block, column)| Entry {
             map: Map::Blocks,
-            key: layout::block_key(cidr).to_vec(),
+            key: layout::block_key(block).to_vec(),
             value: column.to_le_bytes().to_vec(),
         });
         let pairs = self.pairs.iter().map(|(&(row, column), pair)| {
@@ -140,10 +146,10 @@ impl Contents {
         let rows = self.rows.len() as u64;
         let (columns, sets) = (u64::from(self.columns), self.ports.len() as u64);
         let too_many = [
-            ("addresses", self.pods.len(), limits::PODS),
-            ("prefixes", self.blocks.len(), limits::BLOCKS),
-            ("pairs", usize::try_from(rows * columns).unwrap_or(usize::MAX), limits::PAIRS),
-            ("sets of ports", self.ports.len(), limits::PORT_SETS),
+            ("addresses", self.pods.len(), limits::BPF_PODS),
+            ("prefixes", self.blocks.len(), limits::BPF_BLOCKS),
+            ("pairs", usize::try_from(rows * columns).unwrap_or(usize::MAX), limits::BPF_PAIRS),
+            ("sets of ports", self.ports.len(), limits::BPF_PORT_SETS),
         ];
         if let Some((what, count, limit)) = too_many.into_iter().find(|(_, count, limit)| count > limit) {
             return Some(format!("{count} {what}; the limit is {limit}"));
@@ -159,8 +165,8 @@ impl Contents {
         if let Some((addr, _)) = self.pods.iter().find(|(_, p)| !pod_ok(p)) {
             return Some(format!("pod {addr} names a row or column that does not exist"));
         }
-        if let Some((cidr, _)) = self.blocks.iter().find(|(_, c)| u64::from(**c) >= columns) {
-            return Some(format!("block {cidr} names a column that does not exist"));
+        if let Some((block, _)) = self.blocks.iter().find(|(_, c)| u64::from(**c) >= columns) {
+            return Some(format!("block {block} names a column that does not exist"));
         }
         let known = |set: u16| u64::from(set) < u64::from(FIRST_BITMAP) + sets;
         let pair_ok = |(key, p): (&(u32, u32), &Pair)| {
@@ -180,7 +186,7 @@ impl Contents {
     }
 
     /// The number of a set that needs no bitmap.
-    pub(crate) fn plain_set(set: &PortSet) -> Option<u16> {
+    pub fn plain_set(set: &PortSet) -> Option<u16> {
         match set.as_slice() {
             [] => Some(NO_PORTS),
             [(0, u16::MAX)] => Some(ALL_PORTS),

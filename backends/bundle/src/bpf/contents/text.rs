@@ -1,8 +1,8 @@
 //! The text form of [`Contents`].
 
-use super::{Contents, Established, Pair, Pod, PortSet};
+use super::{Contents, Pair, Pod, PortSet};
+use crate::bpf::Block;
 use crate::limits;
-use netpolc_ir::addr::Cidr;
 use std::fmt::Write;
 use std::str::FromStr;
 
@@ -31,8 +31,7 @@ pub enum ContentsError {
 impl Contents {
     /// The text form: deterministic to the byte.
     pub fn text(&self) -> String {
-        let mut out =
-            format!("{HEADER}\nestablished {}\ncolumns {}\n", self.established.word(), self.columns);
+        let mut out = format!("{HEADER}\ncolumns {}\n", self.columns);
         // Writing to a String cannot fail.
         for (i, label) in self.rows.iter().enumerate() {
             let label: String = label.chars().filter(|c| !c.is_control()).collect();
@@ -42,8 +41,8 @@ impl Contents {
             let Pod { column, ingress, egress, pod } = pod;
             let _ = writeln!(out, "pod {addr} {column} {ingress} {egress} {pod}");
         }
-        for (cidr, column) in &self.blocks {
-            let _ = writeln!(out, "block {cidr} {column}");
+        for (block, column) in &self.blocks {
+            let _ = writeln!(out, "block {block} {column}");
         }
         for (i, set) in self.ports.iter().enumerate() {
             let span = |&(lo, hi): &(u16, u16)| if lo == hi { lo.to_string() } else { format!("{lo}-{hi}") };
@@ -61,7 +60,7 @@ impl Contents {
     /// # Errors
     /// The first line that is wrong, or entries that name what does not exist.
     pub fn parse(text: &str) -> Result<Contents, ContentsError> {
-        if text.len() > limits::CONTENTS_BYTES {
+        if text.len() > limits::BPF_CONTENTS_BYTES as usize {
             return Err(ContentsError::TooLarge(text.len()));
         }
         let mut lines = (1..).zip(text.lines());
@@ -73,13 +72,9 @@ impl Contents {
             rest.map(|r| (line, r.to_owned())).ok_or_else(|| wrong(line, &format!("`{what}` is missing")))
         };
         next(HEADER)?;
-        let (line, word) = next("established")?;
-        let established = Established::ALL.into_iter().find(|e| e.word() == word);
-        let established = established.ok_or_else(|| wrong(line, "neither cut nor keep"))?;
         let (line, columns) = next("columns")?;
         let columns = number(line, Some(&columns))?;
         let mut contents = Contents {
-            established,
             columns,
             rows: Vec::new(),
             pods: Default::default(),
@@ -116,8 +111,8 @@ impl Contents {
                 self.pods.insert(addr, pod);
             }
             "block" => {
-                let cidr: Cidr = number(line, words.next())?;
-                self.blocks.insert(cidr, number(line, words.next())?);
+                let block: Block = number(line, words.next())?;
+                self.blocks.insert(block, number(line, words.next())?);
             }
             "ports" => {
                 let _: u16 = number(line, words.next())?;

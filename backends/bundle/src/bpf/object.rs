@@ -1,18 +1,24 @@
 //! Object and contents -> what would be loaded. Independent of `select` and `emit`: it starts from the bytes, reads
 //! sections, symbols, relocations and types, and takes nothing for granted that the kernel would not check.
 
-use crate::asm::Field;
-use crate::btf::{Btf, BtfError, MapShape};
-use crate::contents::{Contents, ContentsError, Established};
-use crate::emit::{LICENSE, R_BPF_64_64, SECTION};
-use crate::insn::{self, AluOp, Insn, Malformed, Operand};
-use crate::layout::Map;
+use super::Field;
+use super::btf::{Btf, BtfError, MapShape};
+use super::contents::{Contents, ContentsError, Established};
+use super::insn::{self, AluOp, Insn, Malformed, Operand};
+use super::layout::Map;
 use crate::limits;
 use object::read::elf::ElfFile64;
 use object::{
     Endianness, Object, ObjectSection, ObjectSymbol, RelocationFlags, RelocationTarget, SymbolKind,
 };
 use std::collections::BTreeMap;
+
+/// The section of the program, by which libbpf (1.2 and newer) knows its type.
+pub const SECTION: &str = "netfilter";
+/// What the program calls itself in the section `license`.
+pub const LICENSE: &str = "Dual MIT/GPL";
+/// The relocation of a wide load that names a map (`R_BPF_64_64`, Documentation/bpf/llvm_reloc.rst).
+pub const R_BPF_64_64: u32 = 1;
 
 /// Bytes that are not an artifact of ours.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +63,8 @@ pub struct Program {
 /// An artifact that was read back.
 #[derive(Debug, Clone)]
 pub struct Artifact {
+    /// How the program treats established connections.
+    pub established: Established,
     /// The program.
     pub program: Program,
     /// The maps, in order.
@@ -139,10 +147,9 @@ impl Program {
 pub fn decode(object: &[u8], contents: &str) -> Result<Artifact, DecodeError> {
     let contents = Contents::parse(contents)?;
     let (program, shapes, information) = read_object(object)?;
-    let name = format!("netpolc_{}", contents.established.word());
-    if program.name != name {
-        return Err(wrong(format!("the contents are for {name}, the object holds {}", program.name)));
-    }
+    let named = Established::ALL.into_iter().find(|e| program.name == e.program());
+    let established =
+        named.ok_or_else(|| wrong(format!("{:?} is no name of a program of ours", program.name)))?;
     for shape in &shapes {
         let (kind, key, value) = shape.map.shape();
         let room = contents.room(shape.map);
@@ -157,12 +164,12 @@ pub fn decode(object: &[u8], contents: &str) -> Result<Artifact, DecodeError> {
             )));
         }
     }
-    Ok(Artifact { program, shapes, contents, information })
+    Ok(Artifact { established, program, shapes, contents, information })
 }
 
 /// Reads an object.
 fn read_object(bytes: &[u8]) -> Result<(Program, Vec<MapShape>, Information), DecodeError> {
-    if bytes.len() > limits::OBJECT_BYTES {
+    if bytes.len() > limits::BPF_OBJECT_BYTES as usize {
         return Err(DecodeError::TooLarge(bytes.len()));
     }
     let elf = ElfFile64::<Endianness>::parse(bytes)?;
@@ -176,7 +183,7 @@ fn read_object(bytes: &[u8]) -> Result<(Program, Vec<MapShape>, Information), De
         return Err(wrong("the license is not the one that the kernel asks for"));
     }
     let data = code.data()?;
-    if data.len() > limits::INSTRUCTIONS * 8 {
+    if data.len() > limits::BPF_INSTRUCTIONS * 8 {
         return Err(DecodeError::TooLarge(data.len()));
     }
     let slots = insn::decode(data)?;
@@ -272,11 +279,4 @@ fn fields(extra: &[u8], btf: &Btf, slots: &[Option<Insn>]) -> Result<BTreeMap<us
         fields.insert(slot, field);
     }
     Ok(fields)
-}
-
-impl Artifact {
-    /// How the artifact treats established connections.
-    pub fn established(&self) -> Established {
-        self.contents.established
-    }
 }

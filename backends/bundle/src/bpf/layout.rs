@@ -12,7 +12,7 @@
 //! Numbers are little-endian, addresses in network order; an IPv4 address is followed by twelve zero bytes, as in
 //! conntrack's own `union nf_inet_addr`. The family is 4 or 6, so an IPv4-mapped address is never taken for an IPv4 one.
 
-use netpolc_ir::addr::{Cidr, Family, bits};
+use super::Block;
 use std::net::IpAddr;
 
 /// Type of a map, by its number in the kernel (`enum bpf_map_type`).
@@ -113,18 +113,18 @@ pub const ALL_PORTS: u16 = 1;
 /// The number of the first set that has a bitmap.
 pub const FIRST_BITMAP: u16 = 2;
 
-/// The word that stands for a family in keys.
-pub const fn family_word(family: Family) -> u32 {
-    match family {
-        Family::V4 => 4,
-        Family::V6 => 6,
+/// The word that stands for the family of an address in keys.
+pub const fn family_word(addr: IpAddr) -> u32 {
+    match addr {
+        IpAddr::V4(_) => 4,
+        IpAddr::V6(_) => 6,
     }
 }
 
 /// The key of an address in `pods`.
 pub fn pod_key(addr: IpAddr) -> [u8; 20] {
     let mut key = [0; 20];
-    key[..4].copy_from_slice(&family_word(Family::of(addr)).to_le_bytes());
+    key[..4].copy_from_slice(&family_word(addr).to_le_bytes());
     match addr {
         IpAddr::V4(a) => key[4..8].copy_from_slice(&a.octets()),
         IpAddr::V6(a) => key[4..].copy_from_slice(&a.octets()),
@@ -144,19 +144,19 @@ pub fn pod_of_key(key: &[u8]) -> Option<IpAddr> {
 }
 
 /// The key of a prefix in `blocks`: the family is part of the prefix.
-pub fn block_key(cidr: &Cidr) -> [u8; 24] {
+pub fn block_key(block: &Block) -> [u8; 24] {
     let mut key = [0; 24];
-    key[..4].copy_from_slice(&(32 + u32::from(cidr.prefix_len())).to_le_bytes());
-    key[4..].copy_from_slice(&pod_key(cidr.addr()));
+    key[..4].copy_from_slice(&(32 + u32::from(block.prefix_len())).to_le_bytes());
+    key[4..].copy_from_slice(&pod_key(block.addr()));
     key
 }
 
 /// The prefix of a key of `blocks`; `None` if it is none of ours.
-pub fn block_of_key(key: &[u8]) -> Option<Cidr> {
+pub fn block_of_key(key: &[u8]) -> Option<Block> {
     let (len, rest) = key.split_first_chunk::<4>()?;
     let addr = pod_of_key(rest)?;
     let len = u8::try_from(u32::from_le_bytes(*len).checked_sub(32)?).ok()?;
-    Cidr::new(addr, len).filter(|c| c.first() == bits(addr))
+    Block::new(addr, len).filter(|block| block.addr() == addr)
 }
 
 /// In `interfaces`, instead of a pod's number: several pods of this node are behind the interface, as with a bridge.
