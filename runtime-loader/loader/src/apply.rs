@@ -65,7 +65,18 @@ impl fmt::Display for Report {
 /// # Errors
 /// If the bundle is not sound, or nft or the kernel refuses; then what was in force still is.
 pub fn apply(kernel: &mut dyn Kernel, dir: &Path, established: Established) -> Result<Report, Error> {
-    let bundle = Bundle::open(dir)?;
+    apply_bundle(kernel, &Bundle::open(dir)?, established)
+}
+
+/// As [`apply`], with a bundle that was read already.
+///
+/// # Errors
+/// As there.
+pub fn apply_bundle(
+    kernel: &mut dyn Kernel,
+    bundle: &Bundle,
+    established: Established,
+) -> Result<Report, Error> {
     if !bundle.manifest.backends.contains(&Backend::Nftables) {
         return Err(Error::Refused("it has no artifacts for nftables".into()));
     }

@@ -18,6 +18,10 @@ pub enum Error {
     Nft(String),
     #[error("{what}: {source}")]
     Io { what: String, source: std::io::Error },
+    #[error("{program}: {message}")]
+    Program { program: String, message: String },
+    #[error("{0}")]
+    Incomplete(String),
     #[error("another netpol-loader holds the lock {0}")]
     Busy(String),
     #[error(
@@ -36,8 +40,9 @@ impl Error {
             | Error::Refused(_)
             | Error::Permission(_)
             | Error::Io { .. }
+            | Error::Incomplete(_)
             | Error::Busy(_) => 2,
-            Error::NoNft(_) | Error::Nft(_) => 3,
+            Error::NoNft(_) | Error::Nft(_) | Error::Program { .. } => 3,
             Error::Restored(_) | Error::NotConfirmed(_) => 70,
         }
     }
