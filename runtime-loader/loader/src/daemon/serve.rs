@@ -9,11 +9,13 @@ use super::log::{Level, log};
 use super::state::State;
 use crate::Error;
 use netpolc_bundle::wire::{self, FromLoader, ToLoader};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -65,6 +67,9 @@ pub fn listen(path: &Path, group: Option<u32>) -> Result<(UnixListener, SocketFi
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(fail(error)),
+        Ok(data) if !data.file_type().is_socket() => {
+            return Err(fail(io::Error::other("something else than a socket is there")));
+        }
         Ok(_) => match UnixStream::connect(path) {
             Ok(_) => return Err(Error::Busy(path.display().to_string())),
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
@@ -137,12 +142,19 @@ impl Desk {
         self.guests().len() >= PLACES
     }
 
-    /// Ends the connection that has rested longest, if one rests; its thread then gives its place up.
+    /// Ends the connection that has rested longest, if one rests; its thread then gives its place up. One that has said
+    /// something already, or is closed, only waits for its thread.
     fn evict(&self) -> bool {
         let guests = self.guests();
         let resting = guests.values().filter_map(|(stream, since)| Some((since.as_ref()?, stream)));
+        let resting = resting.filter(|(_, stream)| is_silent(stream));
         resting.min_by_key(|(since, _)| **since).is_some_and(|(_, s)| s.shutdown(Shutdown::Both).is_ok())
     }
+}
+
+fn is_silent(stream: &UnixStream) -> bool {
+    let mut fds = [PollFd::new(stream.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO) == Ok(0)
 }
 
 /// A place at the desk.

@@ -1,6 +1,6 @@
 //! The daemon: a real process in a network namespace of its own, and clients of its socket.
 
-use crate::common::{Dir, Netns, a, b, bundle, bundle_with, fresh, unique};
+use crate::common::{Dir, LOADER, Netns, a, b, bundle, bundle_with, fresh, unique};
 use netpolc_bundle::Bundle;
 use netpolc_bundle::wire::{self, FromLoader, Network, ToLoader};
 use std::io::{Read as _, Write as _};
@@ -211,7 +211,6 @@ fn what_is_no_request_is_refused_without_effect() {
         u32::MAX.to_le_bytes().to_vec(),
         frame(b"not json"),
         frame(b"{\"do\":\"format-the-disk\"}"),
-        frame(b"{\"do\":\"status\",\"more\":1}"),
         frame(b"{\"do\":\"apply\",\"files\":[[\"../../etc/passwd\",1]]}"),
         frame(b"{\"do\":\"apply\",\"files\":[[\"manifest.json\",99999999999]]}"),
         frame(&[b'['; 100_000]),
@@ -285,12 +284,18 @@ fn one_daemon_for_a_socket() {
     let data = std::fs::metadata(daemon.socket()).unwrap();
     assert_eq!(data.permissions().mode() & 0o7777, 0o660);
     assert_eq!(std::os::unix::fs::MetadataExt::gid(&data), 65_532);
-    let socket = daemon.socket();
-    let text = netns.load(&["run", "--socket", socket.to_str().unwrap()], 2);
-    assert!(text.contains("another netpol-loader"), "{text}");
+    let (socket, state) = (daemon.socket(), dir.file("other"));
+    let second = || {
+        let mut command = netns.command("timeout");
+        command.args(["20", LOADER, "run", "--socket", socket.to_str().unwrap()]);
+        let output = command.args(["--state", state.to_str().unwrap()]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(second().contains("another netpol-loader"));
     daemon.signal("TERM");
     std::fs::write(&socket, "a file").unwrap();
-    netns.load(&["run", "--socket", socket.to_str().unwrap()], 2);
+    assert!(second().contains("something else than a socket"));
     assert_eq!(std::fs::read(&socket).unwrap(), b"a file");
 }
 
