@@ -71,10 +71,11 @@ impl Lan {
 
 /// A node, with the directories that are its own on a real one.
 pub(crate) struct Node {
+    // The daemon ends first: it would make anew what is taken away.
+    daemon: Option<Daemon>,
     pub(crate) netns: Netns,
     pub(crate) dir: Dir,
     number: u8,
-    daemon: Option<Daemon>,
 }
 
 impl Node {
