@@ -7,7 +7,7 @@ use crate::observe::{Observed, observe};
 use crate::plan::{self, Goal};
 use crate::{Error, routes};
 use netpolc_bundle::nft::{Ruleset, Version};
-use netpolc_bundle::{Backend, Bundle};
+use netpolc_bundle::{Artifact, Bundle};
 use std::fmt;
 use std::path::Path;
 
@@ -66,17 +66,15 @@ impl fmt::Display for Report {
 /// If the bundle is not sound, or nft or the kernel refuses; then what was in force still is.
 pub fn apply(kernel: &mut dyn Kernel, dir: &Path, established: Established) -> Result<Report, Error> {
     let bundle = Bundle::open(dir)?;
-    if !bundle.manifest.backends.contains(&Backend::Nftables) {
-        return Err(Error::Refused("it has no artifacts for nftables".into()));
-    }
-    let ruleset = bundle.ruleset()?;
+    let none = || Error::Refused("it has no artifacts for nftables".into());
+    let version = *bundle.manifest.artifacts.get(&Artifact::Nftables).ok_or_else(none)?;
+    let ruleset = bundle.read_back()?.nftables.ok_or_else(none)?;
     refuse(&ruleset)?;
     let bindings = bundle.bindings()?;
     let mut notes: Vec<String> = kernel.lock()?.into_iter().collect();
     let (interfaces, missing) = routes::local_interfaces(&bindings, &kernel.routes()?);
     notes.extend(missing);
     let goal = Goal { script: bundle.script()?, ruleset: &ruleset, interfaces: &interfaces };
-    let version = bundle.manifest.version;
     let outcome = converge(kernel, &goal, version, &mut notes)?;
     let cut = match established {
         Established::Cut => cut(kernel, &ruleset, &mut notes),

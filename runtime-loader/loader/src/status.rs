@@ -56,8 +56,9 @@ pub fn status(kernel: &mut dyn Kernel, bundle: Option<&Path>) -> Result<Status, 
     let mut drift = seen.drift();
     if let Some(dir) = bundle {
         let bundle = Bundle::open(dir)?;
+        let wanted = bundle.read_back()?.nftables.unwrap_or_default();
         if let Some(there) = seen.ruleset() {
-            drift.extend(differences(&bundle.ruleset()?, &there));
+            drift.extend(differences(&wanted, &there));
         }
         let (interfaces, _) = routes::local_interfaces(&bundle.bindings()?, &kernel.routes()?);
         for (family, view) in &seen.tables {
