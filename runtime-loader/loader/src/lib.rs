@@ -1,22 +1,23 @@
 //! The loader of netpolc: makes the kernel of one network namespace enforce a bundle.
 //!
-//! It has privileges, so it does little: it reads a bundle with [`netpolc_bundle`], looks at what is in force
-//! ([`observe`]), writes one transaction ([`plan`]) and lets nft run it ([`kernel`]). It keeps no memory: what it needs
+//! It has privileges, so it does little: it reads a bundle with [`netpolc_bundle`], chooses a backend ([`dataplane`]), looks
+//! at what is in force and switches in one step ([`nftables`], [`iptables`], [`ebpf`]). It keeps no memory: what it needs
 //! to know of its predecessors is in the kernel, so it may be killed at any instant and started again.
 //!
 //! What is absent: this crate knows no YAML, no policies and no IR, and of ours depends on `netpolc-bundle` alone. Only
 //! [`kernel`], [`lock`] and [`netlink`] touch processes, system files and sockets.
 
 pub mod apply;
-pub mod compare;
 pub mod conntrack;
 pub mod cut;
+pub mod dataplane;
+pub mod ebpf;
 mod error;
+pub mod iptables;
 pub mod kernel;
 pub mod lock;
 pub mod netlink;
-pub mod observe;
-pub mod plan;
+pub mod nftables;
 pub mod remove;
 pub mod routes;
 pub mod status;

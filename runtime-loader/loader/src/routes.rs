@@ -57,12 +57,21 @@ pub fn read_ipv6(text: &str, routes: &mut Routes) {
     }
 }
 
+/// The interfaces of the node's pods.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PodInterfaces {
+    /// Their names.
+    pub names: BTreeSet<String>,
+    /// For each interface the pods behind it, by their place in the bundle's bindings.
+    pub pods: BTreeMap<String, BTreeSet<usize>>,
+}
+
 /// The interfaces of the node's pods, and notes on what is missing.
-pub fn local_interfaces(bindings: &Bindings, routes: &Routes) -> (BTreeSet<String>, Vec<String>) {
-    let mut found = BTreeSet::new();
+pub fn pod_interfaces(bindings: &Bindings, routes: &Routes) -> (PodInterfaces, Vec<String>) {
+    let mut found = PodInterfaces::default();
     let mut notes = Vec::new();
     let mut without = Vec::new();
-    for pod in &bindings.pods {
+    for (i, pod) in bindings.pods.iter().enumerate() {
         let names: BTreeSet<&String> =
             pod.addresses.iter().filter_map(|addr| routes.get(addr)).flatten().collect();
         if names.is_empty() && !pod.addresses.is_empty() {
@@ -70,7 +79,8 @@ pub fn local_interfaces(bindings: &Bindings, routes: &Routes) -> (BTreeSet<Strin
         }
         for name in names {
             if nft::is_ifname(name) {
-                found.insert(name.clone());
+                found.names.insert(name.clone());
+                found.pods.entry(name.clone()).or_default().insert(i);
             } else {
                 notes.push(format!("interface {name:?} of {} has a name that nft cannot hold", pod.name));
             }
@@ -129,8 +139,8 @@ mod tests {
             (addr("10.0.0.3"), via("veth*")),
             (addr("10.0.0.4"), via("veth4")),
         ]);
-        let (found, notes) = local_interfaces(&bindings, &routes);
-        assert_eq!(found, via("veth1"));
+        let (found, notes) = pod_interfaces(&bindings, &routes);
+        assert_eq!(found.names, via("veth1"));
         assert_eq!(notes.len(), 2, "{notes:?}");
         assert!(
             notes[0].contains("veth*") && notes[1].contains("1 of 3") && notes[1].contains("a/b"),
