@@ -216,7 +216,7 @@ impl MapFd {
         let count = self.entries as usize;
         let mut keys = vec![0u8; count.saturating_mul(4)];
         let mut values = vec![0u8; count.saturating_mul(self.value)];
-        if self.key != 4 || self.value % 8 != 0 {
+        if self.key != 4 || !self.value.is_multiple_of(8) {
             return Err(invalid());
         }
         let mut batch = 0u32;
