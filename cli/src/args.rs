@@ -83,6 +83,10 @@ pub(crate) enum Stage {
     Matrix,
     /// The nftables scripts
     Nftables,
+    /// The iptables rules and sets
+    Iptables,
+    /// What the maps of the eBPF programs hold
+    Ebpf,
 }
 
 #[derive(Debug, clap::Args)]
@@ -121,9 +125,9 @@ pub(crate) struct EvalArgs {
     /// Ask the artifacts of this bundle (a node's folder) what they do with the packet as it passes the node
     #[arg(long)]
     pub(crate) bundle: Option<PathBuf>,
-    /// Which artifact of the bundle
-    #[arg(long, value_enum, default_value = "nftables", requires = "bundle")]
-    pub(crate) backend: Backend,
+    /// Which artifact of the bundle; without it nftables, or else the first that the bundle has
+    #[arg(long, value_enum, requires = "bundle")]
+    pub(crate) backend: Option<Backend>,
     /// How to answer
     #[arg(long, value_enum, default_value = "jsonl")]
     pub(crate) format: EvalFormat,
@@ -195,6 +199,9 @@ pub(crate) struct SnapshotArgs {
     /// Write the rules as they are now
     #[arg(long, value_name = "DIR")]
     pub(crate) accept: Option<PathBuf>,
+    /// The backends whose rules are kept
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "nftables")]
+    pub(crate) backend: Vec<Backend>,
     /// Files, directories, or - for standard input
     #[arg(required = true)]
     pub(crate) paths: Vec<PathBuf>,

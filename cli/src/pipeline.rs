@@ -4,12 +4,11 @@ use crate::failure::Failure;
 use crate::{input, output};
 use netpolc_frontend::diagnostic::{Diagnostic, Severity, render};
 use netpolc_frontend::model::{Model, resolve};
+use netpolc_frontend::read;
 use netpolc_frontend::source::Sources;
-use netpolc_frontend::{lower, read};
-use netpolc_ir::matrix::{Matrix, fold};
-use netpolc_ir::passes::{self, PassStats};
+use netpolc_ir::matrix::Matrix;
+use netpolc_ir::passes::PassStats;
 use netpolc_ir::unit::Unit;
-use netpolc_ir::verify::verify;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -88,17 +87,11 @@ impl Input {
 pub(crate) fn compile(mut input: Input) -> Result<Compiled, Failure> {
     let mut took = std::mem::take(&mut input.took);
     let mut clock = Clock::start(&mut took);
-    let unit = lower::lower(&input.model);
-    clock.lap("lower");
-    let verified = verify(unit.clone()).map_err(|v| Failure::Bug(format!("lowering broke the IR: {v:?}")))?;
-    let mut stats = Vec::new();
-    let optimized =
-        passes::run(verified, |s| stats.push(s.clone())).map_err(|e| Failure::Bug(e.to_string()))?;
-    clock.lap("passes");
-    let matrix = fold(&optimized);
-    clock.lap("fold");
+    let compiled =
+        netpolc_node::compile(&input.model, &mut |stage| clock.lap(stage)).map_err(Failure::Bug)?;
     input.took = took;
-    Ok(Compiled { input, unit, optimized: optimized.into_inner(), matrix, passes: stats })
+    let netpolc_node::Compiled { unit, optimized, matrix, passes } = compiled;
+    Ok(Compiled { input, unit, optimized, matrix, passes })
 }
 
 /// Measures stages.

@@ -2,10 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use netpolc_bundle::{Bindings, Bundle, LocalPod, Origin as Place, Parts, Provenance};
+use netpolc_bundle::Backend;
 use netpolc_nftables::emit::emit;
 use netpolc_nftables::review::for_review;
-use netpolc_nftables::select::local_pods;
+use netpolc_node::{Labels, NodeBuilder};
 use netpolc_testkit::generate::{Cluster, Options, generate};
 use netpolc_testkit::pipeline::{Compiled, PolicyNames, compile, model, seeds};
 use netpolc_testkit::random::Random;
@@ -17,7 +17,7 @@ fn built(texts: &[(&str, String)]) -> Compiled {
     compile(model(texts).unwrap()).unwrap()
 }
 
-/// What is handed out for a cluster, by name: script and manifest of each node, and the IR.
+/// What is handed out for a cluster, by name: all files of each node's bundle, and the IR.
 fn artifacts(texts: &[(&str, String)]) -> BTreeMap<String, String> {
     let compiled = built(texts);
     let ir = netpolc_ir::text::write(compiled.optimized());
@@ -25,35 +25,12 @@ fn artifacts(texts: &[(&str, String)]) -> BTreeMap<String, String> {
         ("ir".to_owned(), ir.clone()),
         ("unit".to_owned(), netpolc_ir::text::write(&compiled.unit)),
     ]);
-    for node in compiled.nodes().unwrap() {
-        let host = compiled.matrix.hosts.iter().find(|(_, h)| h.name == node.name).unwrap();
-        let pods = local_pods(&compiled.matrix, host.0).into_iter().map(|(name, mut addresses)| {
-            addresses.sort_unstable();
-            LocalPod { name, addresses }
-        });
-        // All but the places, which are those of the text.
-        let objects = node.plan.provenance.iter().map(|(object, origins)| {
-            let place = |o| Place {
-                policy: compiled.model.origin(o).unwrap().policy.clone(),
-                file: String::new(),
-                line: 0,
-                column: 0,
-            };
-            (object.clone(), origins.iter().map(|o| place(*o)).collect())
-        });
-        let parts = Parts {
-            compiler: "0".to_owned(),
-            node: node.name.clone(),
-            node_addresses: host.1.addrs.clone(),
-            counts: BTreeMap::new(),
-            proof: BTreeMap::new(),
-            script: node.script,
-            bindings: Bindings { pods: pods.collect() },
-            provenance: Provenance { objects: objects.collect() },
-            ir: ir.clone(),
-        };
-        for (file, bytes) in Bundle::new(parts).unwrap().to_files().unwrap() {
-            out.insert(format!("{} {file}", node.name), String::from_utf8(bytes).unwrap());
+    // Without the places, which are those of the text.
+    let labels = Labels::of_policies(&compiled.model);
+    let mut builder = NodeBuilder::new(&compiled.model, &compiled.matrix, &labels, Backend::ALL, &ir);
+    for (host, data) in compiled.matrix.hosts.iter() {
+        for (file, bytes) in builder.build(host).unwrap().bundle.to_files().unwrap() {
+            out.insert(format!("{} {file}", data.name), String::from_utf8_lossy(&bytes).into_owned());
         }
     }
     out

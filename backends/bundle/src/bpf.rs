@@ -12,7 +12,10 @@ pub mod insn;
 pub mod layout;
 pub mod object;
 
+mod digest;
+
 pub use block::{Block, NoBlock};
+pub use digest::{Pair, contents_digest, digest};
 pub use field::Field;
 
 /// `BPF_PROG_TYPE_NETFILTER`, include/uapi/linux/bpf.h.

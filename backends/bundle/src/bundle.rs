@@ -1,19 +1,19 @@
 //! A bundle in memory: its invariants, and the way to and from the bytes of its files.
 
-use crate::limits;
-use crate::manifest::{Backend, Bindings, FORMAT, FileEntry, Manifest, Provenance};
-use crate::nft::{self, Ruleset};
+use crate::artifacts::*;
+use crate::bpf::contents::Established;
+use crate::ipt::Texts;
+use crate::manifest::{Bindings, FORMAT, FileEntry, Manifest, Provenance};
+use crate::{bpf, ipt, limits, nft};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
 /// The name of the manifest.
 pub const MANIFEST: &str = "manifest.json";
-/// The name of the nftables script.
-pub const SCRIPT: &str = "nftables.nft";
 /// The name of the bindings.
 pub const BINDINGS: &str = "bindings.json";
 /// The name of the provenance.
@@ -26,6 +26,9 @@ pub fn limit(name: &str) -> Option<u64> {
     match name {
         MANIFEST => Some(limits::MANIFEST_BYTES),
         SCRIPT => Some(limits::SCRIPT_BYTES),
+        IPTABLES | IP6TABLES | IPSET | IPTABLES_PLAIN | IP6TABLES_PLAIN => Some(limits::IPT_BYTES),
+        EBPF_CUT | EBPF_KEEP => Some(limits::BPF_OBJECT_BYTES),
+        EBPF_MAPS => Some(limits::BPF_CONTENTS_BYTES),
         BINDINGS => Some(limits::BINDINGS_BYTES),
         PROVENANCE => Some(limits::PROVENANCE_BYTES),
         IR => Some(limits::IR_BYTES),
@@ -62,8 +65,8 @@ pub struct Parts {
     pub counts: BTreeMap<String, u64>,
     /// What was proven, in figures.
     pub proof: BTreeMap<String, u64>,
-    /// The nftables script, with the marker of its own version in each table.
-    pub script: String,
+    /// What the kernel is to enforce.
+    pub artifacts: Artifacts,
     /// The pods of the node.
     pub bindings: Bindings,
     /// Where the script's objects come from.
@@ -82,43 +85,42 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// Makes a bundle. Its version is the script's.
+    /// Makes a bundle.
     ///
     /// # Errors
-    /// If the script is not of the subset or lacks the marker of its own version, or if a limit is passed.
+    /// If an artifact is not of the subset or lacks the marker of its own version, or if a limit is passed.
     pub fn new(parts: Parts) -> Result<Bundle, BundleError> {
-        Bundle::with_ruleset(parts).map(|(bundle, _)| bundle)
+        Bundle::with_read_back(parts).map(|(bundle, _)| bundle)
     }
 
-    /// As [`Bundle::new`], and gives the ruleset that was read back from the script, so that it need not be parsed
-    /// again to be proven.
+    /// As [`Bundle::new`], and gives the artifacts as they were read back, so that they need not be parsed again to be
+    /// proven.
     ///
     /// # Errors
     /// As [`Bundle::new`].
-    pub fn with_ruleset(parts: Parts) -> Result<(Bundle, Ruleset), BundleError> {
-        let ruleset =
-            nft::parse(&parts.script).map_err(|error| BundleError::new(SCRIPT, error.to_string()))?;
-        let mut files = BTreeMap::new();
-        files.insert(SCRIPT.to_owned(), parts.script.into_bytes());
-        files.insert(BINDINGS.to_owned(), to_json(BINDINGS, &parts.bindings)?);
-        files.insert(PROVENANCE.to_owned(), to_json(PROVENANCE, &parts.provenance)?);
-        files.insert(IR.to_owned(), parts.ir.into_bytes());
+    pub fn with_read_back(parts: Parts) -> Result<(Bundle, ReadBack), BundleError> {
+        let mut files = parts.artifacts.into_files();
+        let mut add = |name: &str, bytes: Vec<u8>| drop(files.insert(name.to_owned(), bytes));
+        add(BINDINGS, to_json(BINDINGS, &parts.bindings)?);
+        add(PROVENANCE, to_json(PROVENANCE, &parts.provenance)?);
+        add(IR, parts.ir.into_bytes());
         let entries = files.iter().map(|(name, bytes)| (name.clone(), Manifest::describe(bytes))).collect();
         let manifest = Manifest {
             format: FORMAT,
             compiler: parts.compiler,
             node: parts.node,
             node_addresses: parts.node_addresses,
-            version: nft::digest(&ruleset),
-            backends: BTreeSet::from([Backend::Nftables]),
+            artifacts: BTreeMap::new(),
             files: entries,
             counts: parts.counts,
             proof: parts.proof,
         };
-        let bundle = Bundle { manifest, files };
+        let mut bundle = Bundle { manifest, files };
+        let read = bundle.parse()?;
+        bundle.manifest.artifacts = versions(&read);
         bundle.validate()?;
-        bundle.judge(&ruleset)?;
-        Ok((bundle, ruleset))
+        judge(&read)?;
+        Ok((bundle, read))
     }
 
     /// The bytes of all files, the manifest included.
@@ -143,23 +145,50 @@ impl Bundle {
         Ok(bundle)
     }
 
-    /// The ruleset of the script: parsed, checked as a whole, and of the version that the manifest and the markers say.
+    /// All artifacts: parsed, checked as a whole, and of the versions that the manifest and the markers say.
     ///
     /// # Errors
     /// If any of that does not hold.
-    pub fn ruleset(&self) -> Result<Ruleset, BundleError> {
-        let script = self.script()?;
-        let ruleset = nft::parse(script).map_err(|error| BundleError::new(SCRIPT, error.to_string()))?;
-        self.judge(&ruleset)?;
-        Ok(ruleset)
+    pub fn read_back(&self) -> Result<ReadBack, BundleError> {
+        let read = self.parse()?;
+        let versions = versions(&read);
+        for (artifact, said) in &self.manifest.artifacts {
+            let name = artifact.files().first().copied().unwrap_or(MANIFEST);
+            match versions.get(artifact) {
+                Some(version) if version == said => {}
+                Some(version) => {
+                    return Err(BundleError::new(
+                        name,
+                        format!("its version is {version}, the manifest says {said}"),
+                    ));
+                }
+                None => return Err(BundleError::new(name, "missing")),
+            }
+        }
+        if let Some(artifact) = versions.keys().find(|a| !self.manifest.artifacts.contains_key(*a)) {
+            let name = artifact.files().first().copied().unwrap_or(MANIFEST);
+            return Err(BundleError::new(name, "the manifest gives no version for it"));
+        }
+        judge(&read)?;
+        Ok(read)
     }
 
-    /// The text of the script.
+    /// The text of the nftables script.
     ///
     /// # Errors
     /// If there is none, or if it is not UTF-8.
     pub fn script(&self) -> Result<&str, BundleError> {
         self.text(SCRIPT)
+    }
+
+    /// The texts for iptables, with sets or without.
+    ///
+    /// # Errors
+    /// If they are not there, or not UTF-8.
+    pub fn iptables(&self, with_sets: bool) -> Result<Texts<'_>, BundleError> {
+        let [v4, v6] = if with_sets { [IPTABLES, IP6TABLES] } else { [IPTABLES_PLAIN, IP6TABLES_PLAIN] };
+        let sets = if with_sets { self.text(IPSET)? } else { "" };
+        Ok(Texts { sets, v4: self.text(v4)?, v6: self.text(v6)? })
     }
 
     /// The pods of the node.
@@ -207,25 +236,37 @@ impl Bundle {
         str::from_utf8(self.bytes(name)?).map_err(|_| BundleError::new(name, "not UTF-8"))
     }
 
-    /// What can be said of a ruleset without the kernel: it is whole, and its version is the manifest's and the markers'.
-    fn judge(&self, ruleset: &Ruleset) -> Result<(), BundleError> {
-        let fault = |message: String| Err(BundleError::new(SCRIPT, message));
-        if let Err(error) = nft::check(ruleset) {
-            return fault(error.to_string());
+    /// Parses what is there.
+    fn parse(&self) -> Result<ReadBack, BundleError> {
+        let mut read = ReadBack::default();
+        if self.files.contains_key(SCRIPT) {
+            let parsed = nft::parse(self.script()?);
+            read.nftables = Some(parsed.map_err(|error| BundleError::new(SCRIPT, error.to_string()))?);
         }
-        let version = nft::digest(ruleset);
-        if version != self.manifest.version {
-            return fault(format!("its version is {version}, the manifest says {}", self.manifest.version));
+        let parse = |with_sets: bool| {
+            let parsed = ipt::parse(&self.iptables(with_sets)?);
+            parsed.map_err(|error| BundleError::new(error.file, error.to_string()))
+        };
+        if self.files.contains_key(IPTABLES) {
+            read.iptables = Some(parse(true)?);
         }
-        for (family, table) in &ruleset.tables {
-            let markers: Vec<&String> =
-                table.chains.keys().filter(|name| name.starts_with(nft::MARKER_PREFIX)).collect();
-            if markers != [&nft::marker(version)] {
-                let marker = nft::marker(version);
-                return fault(format!("table {family} netpolc: the one marker chain must be `{marker}`"));
-            }
+        if self.files.contains_key(IPTABLES_PLAIN) {
+            read.iptables_plain = Some(parse(false)?);
         }
-        Ok(())
+        if self.files.contains_key(EBPF_MAPS) {
+            let maps = self.text(EBPF_MAPS)?;
+            let object = |name: &str, wanted: Established| {
+                let found = bpf::object::decode(self.bytes(name)?, maps)
+                    .map_err(|error| BundleError::new(name, error.to_string()))?;
+                match found.established == wanted {
+                    true => Ok(found),
+                    false => Err(BundleError::new(name, "it holds the other of the two programs")),
+                }
+            };
+            let (cut, keep) = (object(EBPF_CUT, Established::Cut)?, object(EBPF_KEEP, Established::Keep)?);
+            read.ebpf = Some(bpf::Pair { cut, keep });
+        }
+        Ok(read)
     }
 
     fn validate(&self) -> Result<(), BundleError> {
@@ -313,8 +354,11 @@ fn check_manifest(manifest: &Manifest) -> Result<(), BundleError> {
             Some(_) => {}
         }
     }
-    let required = [BINDINGS, SCRIPT];
-    if let Some(name) = required.iter().find(|name| !manifest.files.contains_key(**name)) {
+    if manifest.artifacts.is_empty() {
+        return fault("no artifact".into());
+    }
+    let artifacts = manifest.artifacts.keys().flat_map(|artifact| artifact.files());
+    if let Some(name) = artifacts.chain(&[BINDINGS]).find(|name| !manifest.files.contains_key(**name)) {
         return fault(format!("{name} is missing"));
     }
     Ok(())

@@ -2,13 +2,13 @@
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use std::collections::BTreeMap;
-use std::fmt;
+use std::fmt::{self, Debug};
 use std::marker::PhantomData;
 
-struct Unique<V>(PhantomData<V>);
+struct Unique<K, V>(PhantomData<(K, V)>);
 
-impl<'de, V: Deserialize<'de>> Visitor<'de> for Unique<V> {
-    type Value = BTreeMap<String, V>;
+impl<'de, K: Deserialize<'de> + Ord + Debug, V: Deserialize<'de>> Visitor<'de> for Unique<K, V> {
+    type Value = BTreeMap<K, V>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
@@ -16,7 +16,7 @@ impl<'de, V: Deserialize<'de>> Visitor<'de> for Unique<V> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Self::Value, A::Error> {
         let mut map = BTreeMap::new();
-        while let Some((key, value)) = access.next_entry::<String, V>()? {
+        while let Some((key, value)) = access.next_entry::<K, V>()? {
             if map.contains_key(&key) {
                 return Err(A::Error::custom(format_args!("duplicate key {key:?}")));
             }
@@ -27,9 +27,10 @@ impl<'de, V: Deserialize<'de>> Visitor<'de> for Unique<V> {
 }
 
 /// For `#[serde(deserialize_with)]`.
-pub(crate) fn unique<'de, D, V>(deserializer: D) -> Result<BTreeMap<String, V>, D::Error>
+pub(crate) fn unique<'de, D, K, V>(deserializer: D) -> Result<BTreeMap<K, V>, D::Error>
 where
     D: Deserializer<'de>,
+    K: Deserialize<'de> + Ord + Debug,
     V: Deserialize<'de>,
 {
     deserializer.deserialize_map(Unique(PhantomData))

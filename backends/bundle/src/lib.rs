@@ -1,13 +1,15 @@
 //! The artifact format of netpolc, shared by compiler and loader.
 //!
-//! A bundle is a directory for one node: a manifest, the nftables script, the addresses of the node's pods, where each
-//! object of the script comes from, and the policies as IR. The loader has privileges and the bundle comes from
+//! A bundle is a directory for one node: a manifest, what the kernel is to enforce in one or more languages, the addresses
+//! of the node's pods, where each object of the rules comes from, and the policies as IR. The loader has privileges and the bundle comes from
 //! elsewhere, so nothing here trusts it: sizes are bounded before anything is read ([`limits`]), digests are checked,
-//! unknown and repeated fields are refused, and the script is parsed by [`nft::parse`], which knows our own tables only.
+//! unknown and repeated fields are refused, and the artifacts are parsed by [`nft::parse`], [`ipt::parse`] and
+//! [`bpf::object::decode`], which know our own objects only.
 //!
 //! What is absent: this crate knows no YAML, no Kubernetes, no IR and no kernel. It reads and writes bytes; the only
 //! module that touches files is [`store`].
 
+mod artifacts;
 pub mod bpf;
 mod bundle;
 pub mod ipt;
@@ -18,5 +20,10 @@ pub mod nft;
 pub mod store;
 pub mod wire;
 
-pub use bundle::{BINDINGS, Bundle, BundleError, IR, MANIFEST, PROVENANCE, Parts, SCRIPT, limit};
-pub use manifest::{Backend, Bindings, FORMAT, FileEntry, LocalPod, Manifest, Origin, Provenance};
+pub use artifacts::{
+    Artifacts, EBPF_CUT, EBPF_KEEP, EBPF_MAPS, EbpfFiles, IP6TABLES, IP6TABLES_PLAIN, IPSET, IPTABLES,
+    IPTABLES_PLAIN, IptablesFiles, ReadBack, SCRIPT,
+};
+pub use bundle::{BINDINGS, Bundle, BundleError, IR, MANIFEST, PROVENANCE, Parts, limit};
+pub use manifest::{Artifact, Backend, Bindings, FORMAT, FileEntry, LocalPod, Manifest, Origin, Provenance};
+pub use nft::Version;

@@ -1,21 +1,82 @@
 //! The JSON files of a bundle as types.
 
+use crate::artifacts::{
+    EBPF_CUT, EBPF_KEEP, EBPF_MAPS, IP6TABLES, IP6TABLES_PLAIN, IPSET, IPTABLES, IPTABLES_PLAIN, SCRIPT,
+};
 use crate::json::unique;
 use crate::nft::Version;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 
 /// The version of the format itself.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
-/// A way to enforce policies that a bundle has artifacts for.
+/// A way to enforce policies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
+#[serde(rename_all = "kebab-case")]
 pub enum Backend {
+    /// Programs at the FORWARD hook.
+    Ebpf,
+    /// Tables of nftables.
+    Nftables,
+    /// Chains of iptables, with ipsets where the kernel has them.
+    Iptables,
+}
+
+impl Backend {
+    /// All, in the order in which the loader prefers them.
+    pub const ALL: [Backend; 3] = [Backend::Ebpf, Backend::Nftables, Backend::Iptables];
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Backend::Ebpf => "ebpf",
+            Backend::Nftables => "nftables",
+            Backend::Iptables => "iptables",
+        })
+    }
+}
+
+/// What a bundle may have for a node: files that come into force together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Artifact {
+    /// `ebpf-cut.o` or `ebpf-keep.o`, with `ebpf.maps`.
+    Ebpf,
     /// `nftables.nft`.
     Nftables,
+    /// `iptables.rules`, `ip6tables.rules` and `ipset.rules`.
+    Iptables,
+    /// `iptables-plain.rules` and `ip6tables-plain.rules`: the same for kernels without ipset.
+    IptablesPlain,
+}
+
+impl Artifact {
+    /// All, in order.
+    pub const ALL: [Artifact; 4] =
+        [Artifact::Ebpf, Artifact::Nftables, Artifact::Iptables, Artifact::IptablesPlain];
+
+    /// What enforces it.
+    pub fn backend(self) -> Backend {
+        match self {
+            Artifact::Ebpf => Backend::Ebpf,
+            Artifact::Nftables => Backend::Nftables,
+            Artifact::Iptables | Artifact::IptablesPlain => Backend::Iptables,
+        }
+    }
+
+    /// Its files.
+    pub fn files(self) -> &'static [&'static str] {
+        match self {
+            Artifact::Ebpf => &[EBPF_CUT, EBPF_KEEP, EBPF_MAPS],
+            Artifact::Nftables => &[SCRIPT],
+            Artifact::Iptables => &[IPTABLES, IP6TABLES, IPSET],
+            Artifact::IptablesPlain => &[IPTABLES_PLAIN, IP6TABLES_PLAIN],
+        }
+    }
 }
 
 /// `manifest.json`.
@@ -30,10 +91,9 @@ pub struct Manifest {
     pub node: String,
     /// The node's own addresses, sorted.
     pub node_addresses: Vec<IpAddr>,
-    /// The version of the ruleset; see [`crate::nft::digest`].
-    pub version: Version,
-    /// What the bundle has artifacts for.
-    pub backends: BTreeSet<Backend>,
+    /// What the bundle has, each with its version: [`crate::nft::digest`], [`crate::ipt::digest`], [`crate::bpf::digest`].
+    #[serde(deserialize_with = "unique")]
+    pub artifacts: BTreeMap<Artifact, Version>,
     /// The other files by name.
     #[serde(deserialize_with = "unique")]
     pub files: BTreeMap<String, FileEntry>,
@@ -44,6 +104,13 @@ pub struct Manifest {
     /// not read them.
     #[serde(deserialize_with = "unique")]
     pub proof: BTreeMap<String, u64>,
+}
+
+impl Manifest {
+    /// The backends that the bundle has artifacts for, in the order in which the loader prefers them.
+    pub fn backends(&self) -> BTreeSet<Backend> {
+        self.artifacts.keys().map(|artifact| artifact.backend()).collect()
+    }
 }
 
 /// A file as the manifest describes it.

@@ -1,7 +1,7 @@
 //! `netpolc build`.
 
-use super::nodes::{Built, Labels, NodeBuilder, choose, only_nftables, pod_names};
-use crate::args::{BuildArgs, Stage};
+use super::nodes::{builder, choose, labels, pod_names};
+use crate::args::{Backend, BuildArgs, Stage};
 use crate::failure::{Answer, Failure};
 use crate::output;
 use crate::pipeline::{Compiled, Input, compile};
@@ -10,6 +10,8 @@ use netpolc_ir::proof::Proof;
 use netpolc_ir::text;
 use netpolc_ir::unit::Host;
 use netpolc_nftables::emit::emit_named;
+use netpolc_node::Built;
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,7 +20,6 @@ use std::time::Instant;
 
 /// Runs the command.
 pub(crate) fn run(args: &BuildArgs) -> Result<Answer, Failure> {
-    only_nftables(&args.backend)?;
     let started = Instant::now();
     let input = Input::load(&args.paths)?;
     input.report_all();
@@ -34,21 +35,22 @@ pub(crate) fn run(args: &BuildArgs) -> Result<Answer, Failure> {
     let Some(out) = &args.out else { return Err(Failure::Unusable("--out is missing".to_owned())) };
     let staging = Staging::beside(out)?;
     let compiled_in = started.elapsed();
-    let summary = build_nodes(&compiled, &hosts, staging.path())?;
+    let summary = build_nodes(&compiled, &hosts, &args.backend, staging.path())?;
     staging.replace(out)?;
     if args.stats {
         output::message(&stats(&compiled));
+        summary.notes.iter().for_each(|note| output::message(note));
     }
     let model = &compiled.input.model;
     let policies = model.policies.len() + model.cluster_policies.len();
     output::message(&format!(
-        "{}, {}, {} -> {} in {} ({}, proven with {}; compiled in {:.2?}, nodes in {:.2?})",
+        "{}, {}, {} -> {} in {} ({}; proven with {}; compiled in {:.2?}, nodes in {:.2?})",
         output::count(policies, "policy"),
         output::count(model.pods.len(), "pod"),
         output::count(compiled.matrix.classes.len(), "class"),
         output::count(hosts.len(), "bundle"),
         out.display(),
-        output::count(summary.elements, "element"),
+        backend_names(&args.backend),
         output::count((summary.proof.comparisons + summary.proof.packets) as usize, "comparison"),
         compiled_in,
         started.elapsed() - compiled_in,
@@ -58,24 +60,42 @@ pub(crate) fn run(args: &BuildArgs) -> Result<Answer, Failure> {
 
 #[derive(Default)]
 struct Summary {
-    elements: usize,
     proof: Proof,
+    notes: Vec<String>,
+}
+
+impl Summary {
+    fn add(&mut self, proof: Proof, notes: Vec<String>) {
+        self.proof += proof;
+        self.notes.extend(notes);
+    }
+}
+
+fn backend_names(backends: &[Backend]) -> String {
+    let names: BTreeSet<String> =
+        backends.iter().map(|b| netpolc_bundle::Backend::from(*b).to_string()).collect();
+    names.into_iter().collect::<Vec<_>>().join(", ")
 }
 
 /// Builds all nodes into a directory, on as many threads as the machine has cores. What nodes share is made once a
 /// thread.
-fn build_nodes(compiled: &Compiled, hosts: &[Host], dir: &Path) -> Result<Summary, Failure> {
-    let labels = Labels::new(&compiled.input.model, &compiled.input.sources, true);
+fn build_nodes(
+    compiled: &Compiled,
+    hosts: &[Host],
+    backends: &[Backend],
+    dir: &Path,
+) -> Result<Summary, Failure> {
+    let labels = labels(compiled, true);
     let ir = policies_text(compiled);
     let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let worker = || -> Result<Summary, Failure> {
-        let mut builder = NodeBuilder::new(compiled, &labels, &ir);
+        let mut builder = builder(compiled, &labels, backends, &ir);
         let mut summary = Summary::default();
         while let Some(&host) = hosts.get(next.fetch_add(1, Ordering::Relaxed)) {
             let built = builder.build(host)?;
-            summary.elements += built.elements;
-            summary.proof += built.proof;
             write_bundle(dir, &compiled.matrix.hosts[host].name, &built)?;
+            built.proofs.into_values().for_each(|proof| summary.add(proof, Vec::new()));
+            summary.notes.extend(built.notes);
             output::progress(&format!(
                 "{} of {} nodes",
                 done.fetch_add(1, Ordering::Relaxed) + 1,
@@ -95,9 +115,8 @@ fn build_nodes(compiled: &Compiled, hosts: &[Host], dir: &Path) -> Result<Summar
     output::progress_done();
     let mut total = Summary::default();
     for result in results {
-        let part = result?;
-        total.elements += part.elements;
-        total.proof += part.proof;
+        let Summary { proof, notes } = result?;
+        total.add(proof, notes);
     }
     Ok(total)
 }
@@ -128,17 +147,48 @@ fn print_stage(compiled: &Compiled, hosts: &[Host], stage: Stage) -> Result<Stri
         Stage::Optimized => Ok(text::write(&compiled.optimized)),
         Stage::Matrix => Ok(text::write_matrix(&compiled.matrix)),
         Stage::Nftables => {
-            let labels = Labels::new(&compiled.input.model, &compiled.input.sources, true);
-            let mut builder = NodeBuilder::new(compiled, &labels, "");
+            let labels = labels(compiled, true);
+            let mut builder = builder(compiled, &labels, &[Backend::Nftables], "");
             let mut out = String::new();
             for &host in hosts {
-                let plan = builder.plan(host)?;
+                let plan = builder.nftables_plan(host)?;
                 let header = [format!("node {}", compiled.matrix.hosts[host].name)];
                 out.push_str(&emit_named(&plan.ruleset, &header, &pod_names(&compiled.matrix)));
             }
             Ok(out)
         }
+        Stage::Iptables => artifacts(compiled, hosts, Backend::Iptables),
+        Stage::Ebpf => artifacts(compiled, hosts, Backend::Ebpf),
     }
+}
+
+fn artifacts(compiled: &Compiled, hosts: &[Host], backend: Backend) -> Result<String, Failure> {
+    let labels = labels(compiled, true);
+    let mut builder = builder(compiled, &labels, &[backend], "");
+    let mut out = String::new();
+    for &host in hosts {
+        let _ = writeln!(out, "# node {}", compiled.matrix.hosts[host].name);
+        out.push_str(&review_text(&builder.artifacts(host)?));
+    }
+    Ok(out)
+}
+
+/// Artifacts for iptables and eBPF as people review them: what differs between nodes and policies. (The programs are the
+/// same for all, and their disassembly stands in `docs/ebpf.md`.)
+pub(super) fn review_text(artifacts: &netpolc_bundle::Artifacts) -> String {
+    let mut out = String::new();
+    if let Some(files) = &artifacts.iptables {
+        for (name, text) in [("ipset", &files.sets), ("iptables", &files.v4), ("ip6tables", &files.v6)] {
+            let _ = writeln!(out, "# {name}");
+            text.lines().filter(|line| !line.starts_with('#')).for_each(|line| {
+                let _ = writeln!(out, "{line}");
+            });
+        }
+    }
+    if let Some(files) = &artifacts.ebpf {
+        out.push_str(&files.maps);
+    }
+    out
 }
 
 /// How long each stage took, and what each pass gained.

@@ -1,7 +1,7 @@
 //! `netpolc eval`.
 
-use super::nodes::{Labels, NodeBuilder, NodeJudge, only_nftables};
-use crate::args::{EvalArgs, Oracle};
+use super::nodes::{builder, labels};
+use crate::args::{Backend, EvalArgs, Oracle};
 use crate::failure::{Answer, Failure};
 use crate::flows::{self, Line, Names, Resolved};
 use crate::output;
@@ -9,13 +9,13 @@ use crate::pipeline::{Compiled, Input, compile};
 use netpolc_bundle::Bundle;
 use netpolc_ir::unit::{EndpointData, Flow, Verdict};
 use netpolc_nftables::decode::Machine;
+use netpolc_node::{Machines, NodeJudge};
 use serde_json::Value;
 use std::path::Path;
 
 /// Runs the command.
 pub(crate) fn run(args: &EvalArgs) -> Result<Answer, Failure> {
     if let Some(dir) = &args.bundle {
-        only_nftables(&[args.backend])?;
         return ask_bundle(args, dir);
     }
     let input = Input::sound(&args.paths)?;
@@ -41,15 +41,15 @@ pub(crate) fn run(args: &EvalArgs) -> Result<Answer, Failure> {
 }
 
 fn plan_judges(compiled: &Compiled) -> Result<Vec<NodeJudge>, Failure> {
-    let labels = Labels::new(&compiled.input.model, &compiled.input.sources, false);
-    let mut builder = NodeBuilder::new(compiled, &labels, "");
+    let labels = labels(compiled, false);
+    let mut builder = builder(compiled, &labels, &[Backend::Nftables], "");
     let matrix = &compiled.matrix;
     let mut judges = Vec::new();
     for (host, data) in matrix.hosts.iter() {
         let local = matrix.endpoints.values().filter(|e| e.host == host);
         let addrs = local.flat_map(|e: &EndpointData| e.addrs.iter().map(|(a, _)| *a));
-        let machine = Machine::new(builder.plan(host)?.ruleset);
-        judges.push(NodeJudge::new(machine, addrs, &data.addrs));
+        let machine = Machine::new(builder.nftables_plan(host)?.ruleset);
+        judges.push(NodeJudge::new(Box::new(machine), addrs, &data.addrs));
     }
     Ok(judges)
 }
@@ -64,7 +64,14 @@ fn ask_bundle(args: &EvalArgs, dir: &Path) -> Result<Answer, Failure> {
     let bindings = bundle.bindings().map_err(unusable)?;
     bindings.pods.iter().for_each(|p| names.add_pod(&p.name, &p.addresses));
     names.add_node(&bundle.manifest.node, &bundle.manifest.node_addresses);
-    let machine = Machine::new(bundle.ruleset().map_err(unusable)?);
+    let there = bundle.manifest.backends();
+    let backend = match args.backend {
+        Some(backend) => backend.into(),
+        None if there.contains(&netpolc_bundle::Backend::Nftables) => netpolc_bundle::Backend::Nftables,
+        None => there.first().copied().unwrap_or(netpolc_bundle::Backend::Nftables),
+    };
+    let read = Machines::open(&bundle).and_then(|machines| machines.take(backend));
+    let machine = read.map_err(|e| Failure::Unusable(format!("{}: {e}", dir.display())))?;
     let local = bindings.pods.iter().flat_map(|p| p.addresses.iter().copied());
     let judge = NodeJudge::new(machine, local, &bundle.manifest.node_addresses);
     answer(flows::read(&args.flows, &names)?, |flow| judge.decide(flow))

@@ -1,27 +1,35 @@
 //! `netpolc snapshot`: the generated rules under version control.
 //!
-//! A snapshot is a directory with one `<node>.nft` for each node: the node's rules under names for review, without
+//! A snapshot is a directory with one `<node>.nft` for each node (and `<node>.iptables`, `<node>.ebpf` for those backends): the node's rules under names for review, without
 //! places, so that a line inserted above a policy changes nothing. The rules of a snapshot are proven before they are
 //! compared or written.
 
-use super::nodes::{Labels, NodeBuilder, choose, pod_names};
-use crate::args::SnapshotArgs;
+use super::build::review_text;
+use super::nodes::{builder, choose, labels, pod_names};
+use crate::args::{Backend, SnapshotArgs};
 use crate::failure::{Answer, Failure};
 use crate::output;
 use crate::pipeline::{Compiled, Input, compile};
-use netpolc_ir::unit::Origin;
+use netpolc_ir::unit::{Host, Origin};
 use netpolc_nftables::emit::emit_named;
 use netpolc_nftables::review::for_review;
+use netpolc_node::{Labels, NodeBuilder};
 use similar::{ChangeTag, TextDiff};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The ending of a snapshot file.
-const ENDING: &str = "nft";
+fn ending(backend: Backend) -> &'static str {
+    match backend {
+        Backend::Nftables => "nft",
+        Backend::Iptables => "iptables",
+        Backend::Ebpf => "ebpf",
+    }
+}
 
 /// The rules of one node for review.
 struct Snapshot {
@@ -33,35 +41,51 @@ struct Snapshot {
 /// Runs the command.
 pub(crate) fn run(args: &SnapshotArgs) -> Result<Answer, Failure> {
     let compiled = compile(Input::sound(&args.paths)?)?;
-    let snapshots = snapshots(&compiled)?;
+    let snapshots = snapshots(&compiled, &args.backend)?;
     match (&args.check, &args.accept) {
-        (Some(dir), _) => check(&compiled, &snapshots, dir, &args.paths),
-        (None, Some(dir)) => accept(&snapshots, dir),
+        (Some(dir), _) => check(&compiled, &snapshots, dir, args),
+        (None, Some(dir)) => accept(&snapshots, dir, &args.backend),
         (None, None) => Err(Failure::Unusable("one of --check and --accept is needed".to_owned())),
     }
 }
 
-fn snapshots(compiled: &Compiled) -> Result<BTreeMap<String, Snapshot>, Failure> {
-    let labels = Labels::new(&compiled.input.model, &compiled.input.sources, false);
-    let mut builder = NodeBuilder::new(compiled, &labels, "");
+fn snapshots(compiled: &Compiled, backends: &[Backend]) -> Result<BTreeMap<String, Snapshot>, Failure> {
     let mut all = BTreeMap::new();
-    for host in choose(&compiled.matrix, &[])? {
-        builder.build(host)?;
-        let plan = builder.plan(host)?;
-        let (review, artifact_names) = for_review(&plan, &labels);
-        let node = &compiled.matrix.hosts[host].name;
-        let header = [format!("The rules of node {node}, kept by `netpolc snapshot`.")];
-        let text = emit_named(&review, &header, &pod_names(&compiled.matrix));
-        let behind =
-            |(review, artifact): (String, String)| Some((review, plan.provenance.get(&artifact)?.clone()));
-        let origins = artifact_names.into_iter().filter_map(behind).collect();
-        all.insert(format!("{node}.{ENDING}"), Snapshot { text, origins });
+    for &backend in backends {
+        let labels = labels(compiled, false);
+        let mut builder = builder(compiled, &labels, &[backend], "");
+        for host in choose(&compiled.matrix, &[])? {
+            builder.build(host)?;
+            let snapshot = match backend {
+                Backend::Nftables => nftables(compiled, &mut builder, &labels, host)?,
+                _ => Snapshot { text: review_text(&builder.artifacts(host)?), origins: BTreeMap::new() },
+            };
+            let name = format!("{}.{}", compiled.matrix.hosts[host].name, ending(backend));
+            all.insert(name, snapshot);
+        }
     }
     Ok(all)
 }
 
+fn nftables(
+    compiled: &Compiled,
+    builder: &mut NodeBuilder<'_>,
+    labels: &Labels,
+    host: Host,
+) -> Result<Snapshot, Failure> {
+    let plan = builder.nftables_plan(host)?;
+    let (review, artifact_names) = for_review(&plan, labels);
+    let header =
+        [format!("The rules of node {}, kept by `netpolc snapshot`.", compiled.matrix.hosts[host].name)];
+    let text = emit_named(&review, &header, &pod_names(&compiled.matrix));
+    let behind =
+        |(review, artifact): (String, String)| Some((review, plan.provenance.get(&artifact)?.clone()));
+    let origins = artifact_names.into_iter().filter_map(behind).collect();
+    Ok(Snapshot { text, origins })
+}
+
 /// The snapshot files of a directory, by name.
-fn stored(dir: &Path) -> Result<BTreeMap<String, String>, Failure> {
+fn stored(dir: &Path, backends: &[Backend]) -> Result<BTreeMap<String, String>, Failure> {
     let mut files = BTreeMap::new();
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -70,7 +94,7 @@ fn stored(dir: &Path) -> Result<BTreeMap<String, String>, Failure> {
     };
     for entry in entries {
         let path = entry.map_err(|e| Failure::io(dir, &e))?.path();
-        if path.extension().is_some_and(|e| e == ENDING) {
+        if path.extension().is_some_and(|e| backends.iter().any(|backend| e == ending(*backend))) {
             let text = fs::read_to_string(&path).map_err(|e| Failure::io(&path, &e))?;
             files.insert(path.file_name().unwrap_or_default().to_string_lossy().into_owned(), text);
         }
@@ -82,16 +106,16 @@ fn check(
     compiled: &Compiled,
     snapshots: &BTreeMap<String, Snapshot>,
     dir: &Path,
-    paths: &[PathBuf],
+    args: &SnapshotArgs,
 ) -> Result<Answer, Failure> {
-    let stored = stored(dir)?;
+    let stored = stored(dir, &args.backend)?;
     let names: BTreeSet<&String> = stored.keys().chain(snapshots.keys()).collect();
     let mut report = String::new();
     for name in names {
         match (stored.get(name), snapshots.get(name)) {
             (Some(old), Some(new)) if *old == new.text => {}
             (Some(old), Some(new)) => report.push_str(&difference(compiled, name, old, new)),
-            (None, _) => report.push_str(&format!("{name}: there is no snapshot of this node\n")),
+            (None, _) => report.push_str(&format!("{name}: there is no such snapshot\n")),
             (_, None) => report.push_str(&format!("{name}: there is no such node any more\n")),
         }
     }
@@ -100,7 +124,7 @@ fn check(
         return Ok(Answer::Yes);
     }
     output::result(&report);
-    let paths: Vec<String> = paths.iter().map(|p| p.display().to_string()).collect();
+    let paths: Vec<String> = args.paths.iter().map(|p| p.display().to_string()).collect();
     output::message(&format!(
         "the rules changed; if that is meant, accept them: netpolc snapshot --accept {} {}",
         dir.display(),
@@ -146,10 +170,14 @@ fn enclosing<'t>(lines: &[&'t str], line: usize) -> Option<&'t str> {
     })
 }
 
-fn accept(snapshots: &BTreeMap<String, Snapshot>, dir: &Path) -> Result<Answer, Failure> {
+fn accept(
+    snapshots: &BTreeMap<String, Snapshot>,
+    dir: &Path,
+    backends: &[Backend],
+) -> Result<Answer, Failure> {
     fs::create_dir_all(dir).map_err(|e| Failure::io(dir, &e))?;
     let mut changed = 0;
-    let old = stored(dir)?;
+    let old = stored(dir, backends)?;
     for (name, snapshot) in snapshots {
         if old.get(name) == Some(&snapshot.text) {
             continue;

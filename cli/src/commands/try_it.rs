@@ -7,8 +7,8 @@
 mod plan;
 mod report;
 
-use super::nodes::{Labels, NodeBuilder, only_nftables};
-use crate::args::TryArgs;
+use super::nodes::{builder, labels};
+use crate::args::{Backend, TryArgs};
 use crate::failure::{Answer, Failure};
 use crate::output;
 use crate::pipeline::{Compiled, Input, compile};
@@ -24,14 +24,13 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs the command.
 pub(crate) fn run(args: &TryArgs) -> Result<Answer, Failure> {
-    only_nftables(&[args.backend])?;
     // The process must be single-threaded for this, so it comes first.
     enter_user_namespace().map_err(|e| Failure::Unusable(e.to_string()))?;
     let loader = find_loader()?;
     let compiled = compile(Input::sound(&args.paths)?)?;
     let trial = Trial::new(&compiled, args.flows.as_deref())?;
     let dir = BundleDir::make()?;
-    write_bundles(&compiled, dir.path())?;
+    write_bundles(&compiled, args.backend, dir.path())?;
     output::progress(&format!("building {} pods", trial.spec.pods.len()));
     let sandbox = Sandbox::build(&trial.spec).map_err(sandbox_failure)?;
     output::progress(&format!("control run: {} flows without rules", trial.tries.len()));
@@ -39,7 +38,7 @@ pub(crate) fn run(args: &TryArgs) -> Result<Answer, Failure> {
     let control = patient(&sandbox, &probes, |_| true);
     output::progress("applying the rules");
     for (node, host) in compiled.matrix.hosts.values().enumerate() {
-        apply(&sandbox, node, &loader, &dir.path().join(&host.name))?;
+        apply(&sandbox, node, &loader, args.backend, &dir.path().join(&host.name))?;
     }
     drop(dir);
     output::progress(&format!("sending {} flows", trial.tries.len()));
@@ -75,19 +74,26 @@ fn find_loader() -> Result<PathBuf, Failure> {
     }
 }
 
-fn write_bundles(compiled: &Compiled, dir: &Path) -> Result<(), Failure> {
-    let labels = Labels::new(&compiled.input.model, &compiled.input.sources, true);
+fn write_bundles(compiled: &Compiled, backend: Backend, dir: &Path) -> Result<(), Failure> {
+    let labels = labels(compiled, true);
     let ir = super::build::policies_text(compiled);
-    let mut builder = NodeBuilder::new(compiled, &labels, &ir);
+    let mut builder = builder(compiled, &labels, &[backend], &ir);
     for (host, data) in compiled.matrix.hosts.iter() {
         super::build::write_bundle(dir, &data.name, &builder.build(host)?)?;
     }
     Ok(())
 }
 
-fn apply(sandbox: &Sandbox, node: usize, loader: &Path, bundle: &Path) -> Result<(), Failure> {
+fn apply(
+    sandbox: &Sandbox,
+    node: usize,
+    loader: &Path,
+    backend: Backend,
+    bundle: &Path,
+) -> Result<(), Failure> {
+    let backend = netpolc_bundle::Backend::from(backend).to_string();
     let mut command = Command::new(loader);
-    command.arg("apply").arg(bundle);
+    command.args(["apply", "--backend", &backend]).arg(bundle);
     let done = sandbox.run_in_node(node, command, b"").map_err(sandbox_failure)?;
     if done.status.success() {
         return Ok(());

@@ -1,11 +1,12 @@
 //! `netpolc verify`.
 
-use super::nodes::{Labels, NodeBuilder};
+use super::nodes::{bindings_fault, builder, labels};
 use crate::args::{HumanOrJson, VerifyArgs};
 use crate::failure::{Answer, Failure};
 use crate::output;
 use crate::pipeline::{Input, compile};
 use netpolc_bundle::{Bundle, MANIFEST};
+use netpolc_node::NodeBuilder;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,14 +18,14 @@ type Finding = (String, Option<String>);
 /// Runs the command.
 pub(crate) fn run(args: &VerifyArgs) -> Result<Answer, Failure> {
     let compiled = compile(Input::sound(&args.paths)?)?;
-    let labels = Labels::new(&compiled.input.model, &compiled.input.sources, true);
-    let builder = NodeBuilder::new(&compiled, &labels, "");
+    let labels = labels(&compiled, true);
+    let builder = builder(&compiled, &labels, &[], "");
     let mut missing: BTreeSet<String> = compiled.matrix.hosts.values().map(|h| h.name.clone()).collect();
     let folders = bundles(&args.dir)?;
     let whole = folders.whole;
     let mut findings: Vec<Finding> = Vec::new();
     for folder in folders.list {
-        let finding = check(&builder, &folder, &compiled.matrix)?;
+        let finding = check(&builder, &folder, &compiled.matrix);
         missing.remove(&finding.0);
         findings.push(finding);
     }
@@ -52,30 +53,21 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<Answer, Failure> {
 }
 
 /// Checks one bundle: whole, of this cluster, and its rules say what the policies say.
-fn check(
-    builder: &NodeBuilder<'_>,
-    folder: &Path,
-    matrix: &netpolc_ir::matrix::Matrix,
-) -> Result<Finding, Failure> {
+fn check(builder: &NodeBuilder<'_>, folder: &Path, matrix: &netpolc_ir::matrix::Matrix) -> Finding {
     let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let bundle = match Bundle::open(folder) {
         Ok(bundle) => bundle,
-        Err(error) => return Ok((name, Some(error.to_string()))),
+        Err(error) => return (name, Some(error.to_string())),
     };
     let node = bundle.manifest.node.clone();
     let Some(host) = matrix.hosts.values().find(|h| h.name == node) else {
-        return Ok((node, Some("the cluster has no such node".to_owned())));
+        return (node, Some("the cluster has no such node".to_owned()));
     };
     if host.addrs != bundle.manifest.node_addresses {
-        return Ok((node, Some("its addresses of the node are not those of the cluster".to_owned())));
+        return (node, Some("its addresses of the node are not those of the cluster".to_owned()));
     }
-    let fault = match builder.prove(&bundle) {
-        Ok(Ok(_)) => builder.bindings_fault(&bundle),
-        Ok(Err(witness)) => Some(witness),
-        Err(Failure::Unusable(fault)) => Some(fault),
-        Err(other) => return Err(other),
-    };
-    Ok((node, fault))
+    let fault = builder.prove(&bundle).err().or_else(|| bindings_fault(matrix, &bundle));
+    (node, fault)
 }
 
 struct Folders {

@@ -10,16 +10,24 @@ pub enum Error {
     Bundle(#[from] BundleError),
     #[error("the bundle is refused: {0}")]
     Refused(String),
-    #[error("nft is not installed: looked for it in {0}")]
-    NoNft(String),
+    #[error("{program} is not installed: looked for it in {dirs}")]
+    NoProgram { program: String, dirs: String },
+    #[error("{backend} cannot be used here: {reason}")]
+    Unusable { backend: netpolc_bundle::Backend, reason: String },
+    #[error("no backend can be used here: {0}")]
+    NoBackend(String),
     #[error("no permission to change the rules of this network namespace (needs CAP_NET_ADMIN): {0}")]
     Permission(String),
     #[error("nft refused; the rules in force are unchanged\n{0}")]
     Nft(String),
+    #[error("{program} refused; the rules in force are unchanged\n{complaint}")]
+    Program { program: String, complaint: String },
+    #[error("the kernel refused {what}; the rules in force are unchanged: {complaint}")]
+    Kernel { what: String, complaint: String },
     #[error("{what}: {source}")]
     Io { what: String, source: std::io::Error },
     #[error("{program}: {message}")]
-    Program { program: String, message: String },
+    Tool { program: String, message: String },
     #[error("{0}")]
     Incomplete(String),
     #[error("another netpol-loader holds the lock {0}")]
@@ -42,7 +50,13 @@ impl Error {
             | Error::Io { .. }
             | Error::Incomplete(_)
             | Error::Busy(_) => 2,
-            Error::NoNft(_) | Error::Nft(_) | Error::Program { .. } => 3,
+            Error::NoProgram { .. }
+            | Error::Unusable { .. }
+            | Error::NoBackend(_)
+            | Error::Nft(_)
+            | Error::Program { .. }
+            | Error::Tool { .. }
+            | Error::Kernel { .. } => 3,
             Error::Restored(_) | Error::NotConfirmed(_) => 70,
         }
     }

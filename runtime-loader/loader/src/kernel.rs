@@ -1,4 +1,4 @@
-//! The one door to the kernel. [`Nft`] is the real one; tests may stand another behind the trait.
+//! The one door to the kernel. [`System`] is the real one; tests may stand another behind the trait.
 //!
 //! A script reaches nft as a file in memory, complete before nft starts. Through a pipe, a loader killed while writing
 //! would leave nft with the beginning of a script, and the beginning alone (flush, and nothing after it) is valid.
@@ -12,7 +12,7 @@ use netpolc_bundle::nft::{Family, TABLE};
 use nix::ifaddrs::getifaddrs;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::SockaddrStorage;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::net::IpAddr;
@@ -38,6 +38,15 @@ pub trait Kernel {
     /// # Errors
     /// If another loader does not finish.
     fn lock(&mut self) -> Result<Option<String>, Error>;
+
+    /// Whether a program is installed.
+    fn has(&mut self, program: &str) -> bool;
+
+    /// Runs a program to its end, with this text as its standard input; the answer is what it printed.
+    ///
+    /// # Errors
+    /// [`Error::NoProgram`] if it is not installed; if it does not succeed, what it complained of.
+    fn program(&mut self, name: &str, args: &[&str], input: &str) -> Result<String, Error>;
 
     /// The families that have a table of ours.
     ///
@@ -76,31 +85,41 @@ pub trait Kernel {
     fn cut(&mut self, families: &[Family], denied: &mut dyn FnMut(&Connection) -> bool) -> io::Result<Tally>;
 }
 
-/// The kernel of the network namespace that this process lives in, through the program nft.
+/// The kernel of the network namespace that this process lives in, through nft and other programs.
 #[derive(Debug)]
-pub struct Nft {
-    program: PathBuf,
+pub struct System {
+    dirs: Vec<PathBuf>,
     lock: Option<Lock>,
 }
 
-impl Nft {
-    /// Looks for nft in `PATH` and where distributions install it.
-    ///
-    /// # Errors
-    /// [`Error::NoNft`].
-    pub fn new() -> Result<Nft, Error> {
+impl Default for System {
+    fn default() -> System {
+        System::new()
+    }
+}
+
+impl System {
+    /// Programs are looked for in `PATH` and where distributions install them.
+    pub fn new() -> System {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let mut dirs: Vec<PathBuf> = std::env::split_paths(&path).filter(|dir| dir.is_absolute()).collect();
         dirs.extend(["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin"].map(PathBuf::from));
-        let program = dirs.iter().map(|dir| dir.join("nft")).find(|path| path.is_file());
-        let shown = || dirs.iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(":");
-        program.map(|program| Nft { program, lock: None }).ok_or_else(|| Error::NoNft(shown()))
+        System { dirs, lock: None }
     }
 
-    /// Runs nft to its end; the answer is what it printed, at most [`limits::SCRIPT_BYTES`].
-    fn nft(&self, args: &[&str], stdin: Stdio, stdout: Stdio) -> Result<Vec<u8>, Error> {
-        let fail = |error: io::Error| Error::io(self.program.display().to_string(), error);
-        let mut command = Command::new(&self.program);
+    fn find(&self, name: &str) -> Result<PathBuf, Error> {
+        let found = self.dirs.iter().map(|dir| dir.join(name)).find(|path| path.is_file());
+        found.ok_or_else(|| {
+            let dirs = self.dirs.iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(":");
+            Error::NoProgram { program: name.to_owned(), dirs }
+        })
+    }
+
+    /// Runs a program to its end; the answer is what it printed, at most [`limits::SCRIPT_BYTES`].
+    fn spawn(&self, name: &str, args: &[&str], stdin: Stdio, stdout: Stdio) -> Result<Vec<u8>, Error> {
+        let program = self.find(name)?;
+        let fail = |error: io::Error| Error::io(program.display().to_string(), error);
+        let mut command = Command::new(&program);
         command.args(args).env_clear().stdin(stdin).stdout(stdout).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(fail)?;
         let (sender, receiver) = mpsc::channel();
@@ -120,15 +139,25 @@ impl Nft {
                 Ok((true, bytes)) => output = bytes,
                 Ok((false, bytes)) => complaints = bytes,
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
-                Err(mpsc::RecvTimeoutError::Timeout) => return Err(stop(&mut child)),
+                Err(mpsc::RecvTimeoutError::Timeout) => return Err(stop(name, &mut child)),
             }
         }
         let status = child.wait().map_err(fail)?;
         if status.success() {
             return Ok(output);
         }
-        Err(refusal(&String::from_utf8_lossy(&complaints), &status.to_string()))
+        Err(refusal(name, &String::from_utf8_lossy(&complaints), &status.to_string()))
     }
+}
+
+/// A text as a file in memory, to be read from its beginning.
+fn in_memory(text: &str) -> Result<Stdio, Error> {
+    let memory = memfd_create(c"netpol-loader", MFdFlags::MFD_CLOEXEC);
+    let mut file = File::from(memory.map_err(|errno| Error::io("memfd_create", errno))?);
+    file.write_all(text.as_bytes())
+        .and_then(|()| file.rewind())
+        .map_err(|error| Error::io("memfd", error))?;
+    Ok(Stdio::from(file))
 }
 
 /// Reads a pipe to its end in a thread of its own.
@@ -147,32 +176,52 @@ fn drain(
     });
 }
 
-fn stop(child: &mut Child) -> Error {
+fn stop(name: &str, child: &mut Child) -> Error {
     let _ = child.kill();
     let _ = child.wait();
-    Error::Nft(format!("nft did not end within {} seconds", TIMEOUT.as_secs()))
+    complaint(name, format!("it did not end within {} seconds", TIMEOUT.as_secs()))
 }
 
-fn refusal(complaints: &str, status: &str) -> Error {
+fn complaint(name: &str, complaint: String) -> Error {
+    match name {
+        "nft" => Error::Nft(complaint),
+        _ => Error::Program { program: name.to_owned(), complaint },
+    }
+}
+
+fn refusal(name: &str, complaints: &str, status: &str) -> Error {
     let text = complaints.trim();
     let text = if text.is_empty() { status } else { text };
-    let permission = ["Operation not permitted", "Permission denied", "must be root"];
+    let permission = ["Operation not permitted", "Permission denied", "must be root", "you must be root"];
     if permission.iter().any(|phrase| text.contains(phrase)) {
         return Error::Permission(text.to_owned());
     }
-    Error::Nft(text.to_owned())
+    complaint(name, text.to_owned())
 }
 
-impl Kernel for Nft {
+impl Kernel for System {
     fn lock(&mut self) -> Result<Option<String>, Error> {
+        // The lock is this process's: a daemon takes it once for all that it does.
+        if self.lock.is_some() {
+            return Ok(None);
+        }
         let lock = Lock::acquire()?;
         let note = lock.note().map(str::to_owned);
         self.lock = Some(lock);
         Ok(note)
     }
 
+    fn has(&mut self, program: &str) -> bool {
+        self.find(program).is_ok()
+    }
+
+    fn program(&mut self, name: &str, args: &[&str], input: &str) -> Result<String, Error> {
+        let output = self.spawn(name, args, in_memory(input)?, Stdio::piped())?;
+        Ok(String::from_utf8_lossy(&output).into_owned())
+    }
+
     fn tables(&mut self) -> Result<BTreeSet<Family>, Error> {
-        let output = self.nft(&["list", "tables"], Stdio::null(), Stdio::piped())?;
+        let output = self.spawn("nft", &["list", "tables"], Stdio::null(), Stdio::piped())?;
         let text = String::from_utf8_lossy(&output);
         let has = |family: &Family| text.lines().any(|line| line.trim() == format!("table {family} {TABLE}"));
         Ok([Family::Ip, Family::Ip6].into_iter().filter(has).collect())
@@ -181,22 +230,17 @@ impl Kernel for Nft {
     fn list(&mut self, family: Family) -> Result<String, Error> {
         // Protocols as numbers: their names are a matter of `/etc/protocols`.
         let args = ["--numeric-protocol", "list", "table", &family.to_string(), TABLE];
-        let output = self.nft(&args, Stdio::null(), Stdio::piped())?;
+        let output = self.spawn("nft", &args, Stdio::null(), Stdio::piped())?;
         Ok(String::from_utf8_lossy(&output).into_owned())
     }
 
     fn run(&mut self, script: &str) -> Result<(), Error> {
-        let memory = memfd_create(c"netpol-loader", MFdFlags::MFD_CLOEXEC);
-        let mut file = File::from(memory.map_err(|errno| Error::io("memfd_create", errno))?);
-        file.write_all(script.as_bytes())
-            .and_then(|()| file.rewind())
-            .map_err(|error| Error::io("memfd", error))?;
         let stdout = self.lock.as_ref().map_or_else(Stdio::null, Lock::share);
-        self.nft(&["-f", "-"], Stdio::from(file), stdout).map(|_| ())
+        self.spawn("nft", &["-f", "-"], in_memory(script)?, stdout).map(|_| ())
     }
 
     fn routes(&mut self) -> Result<Routes, Error> {
-        let mut routes = BTreeMap::new();
+        let mut routes = Routes::new();
         routes::read_ipv4(&read("/proc/thread-self/net/route")?, &mut routes);
         routes::read_ipv6(&read("/proc/thread-self/net/ipv6_route")?, &mut routes);
         Ok(routes)

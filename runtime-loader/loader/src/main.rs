@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand, ValueEnum};
 use netpol_loader::daemon::{self, enforcer::ThisKernel, store::Store};
-use netpol_loader::kernel::Nft;
+use netpol_loader::kernel::System;
 use netpol_loader::node::{self, CniFiles};
 use netpol_loader::{Error, apply, cut, remove, status};
 use std::io::Write as _;
@@ -68,10 +68,25 @@ enum Command {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Backend {
-    /// The best that this kernel and the bundle have; today that is nftables.
+    /// The best that this kernel and the bundle have: eBPF, else nftables, else iptables.
     Auto,
+    /// eBPF.
+    Ebpf,
     /// nftables.
     Nftables,
+    /// iptables.
+    Iptables,
+}
+
+impl Backend {
+    fn wanted(self) -> Option<netpolc_bundle::Backend> {
+        match self {
+            Backend::Auto => None,
+            Backend::Ebpf => Some(netpolc_bundle::Backend::Ebpf),
+            Backend::Nftables => Some(netpolc_bundle::Backend::Nftables),
+            Backend::Iptables => Some(netpolc_bundle::Backend::Iptables),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -108,17 +123,16 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<u8, Error> {
-    if let Command::Run { backend: Backend::Auto | Backend::Nftables, established, options } = command {
-        return daemon::run(*options, established.into(), Box::new(ThisKernel)).map(|()| 0);
-    }
-    let mut kernel = Nft::new()?;
+    let mut kernel = System::new();
     match command {
-        // It is gone already.
-        Command::Run { .. } => {}
-        Command::Apply { bundle_dir, backend: Backend::Auto | Backend::Nftables, established } => {
-            let report = apply::apply(&mut kernel, &bundle_dir, established.into())?;
+        Command::Apply { bundle_dir, backend, established } => {
+            let report = apply::apply(&mut kernel, &bundle_dir, backend.wanted(), established.into())?;
             report.notes.iter().for_each(|note| say(&format!("note: {note}")));
             answer(&format!("{report}\n"))?;
+        }
+        Command::Run { backend, established, options } => {
+            let enforcer = ThisKernel::new(backend.wanted());
+            daemon::run(*options, established.into(), Box::new(enforcer))?;
         }
         Command::Status { format, bundle } => {
             let status = status::status(&mut kernel, bundle.as_deref())?;
@@ -129,10 +143,9 @@ fn run(command: Command) -> Result<u8, Error> {
             return Ok(u8::from(!status.in_force));
         }
         Command::Remove { cni, files, state } => {
-            let tables = remove::remove(&mut kernel)?;
-            let shown: Vec<String> = tables.iter().map(|family| format!("table {family} netpolc")).collect();
-            answer(&match shown.as_slice() {
-                [] => "unchanged: there is no table of netpolc\n".to_owned(),
+            let removed = remove::remove(&mut kernel)?;
+            answer(&match removed.as_slice() {
+                [] => "unchanged: there is nothing of netpolc\n".to_owned(),
                 names => format!("removed: {}\n", names.join(", ")),
             })?;
             if cni {

@@ -1,20 +1,22 @@
-//! `netpol-loader remove`: takes out our tables and nothing else.
+//! `netpol-loader remove`: takes out everything of ours and nothing else.
 
 use crate::Error;
+use crate::dataplane;
 use crate::kernel::Kernel;
-use crate::plan;
-use netpolc_bundle::nft::Family;
-use std::collections::BTreeSet;
 
-/// Deletes our tables in one transaction; the answer is which there were.
+/// Takes out what each backend has in force; the answer names what there was.
 ///
 /// # Errors
-/// If nft cannot be run or refuses; then nothing has changed.
-pub fn remove(kernel: &mut dyn Kernel) -> Result<BTreeSet<Family>, Error> {
+/// If the kernel refuses; what could be removed is gone by then.
+pub fn remove(kernel: &mut dyn Kernel) -> Result<Vec<String>, Error> {
     kernel.lock()?;
-    let tables = kernel.tables()?;
-    if !tables.is_empty() {
-        kernel.run(&plan::remove(tables.iter()))?;
+    let mut removed = Vec::new();
+    let mut failed = None;
+    for dataplane in dataplane::ALL {
+        match dataplane.remove(kernel) {
+            Ok(names) => removed.extend(names),
+            Err(error) => failed = Some(error),
+        }
     }
-    Ok(tables)
+    failed.map_or(Ok(removed), Err)
 }

@@ -1,6 +1,6 @@
 //! A small cluster as namespaces: YAML in, outcomes of packets out.
 
-use netpolc_bundle::{Bindings, Bundle, LocalPod, Parts, store};
+use netpolc_bundle::{Artifacts, Bindings, Bundle, LocalPod, Parts, store};
 use netpolc_frontend::model::Model;
 use netpolc_sandbox::{
     DEFAULT_TIMEOUT, HostId, NodeSpec, Outcome, OutsideSpec, PodSpec, Probe, Protocol, Sandbox, Spec,
@@ -134,7 +134,7 @@ impl World {
             let parts = Parts {
                 compiler: "test".into(),
                 node: node.name,
-                script: node.script,
+                artifacts: Artifacts { nftables: Some(node.script), ..Artifacts::default() },
                 bindings: Bindings { pods },
                 ..Parts::default()
             };

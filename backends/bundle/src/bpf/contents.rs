@@ -86,6 +86,9 @@ pub struct Contents {
     pub ports: Vec<PortSet>,
 }
 
+/// Most entries that one of our maps can hold, for those who read them from a kernel.
+pub const MOST_ENTRIES: usize = 4 * limits::BPF_PODS;
+
 /// One entry of a map, as the kernel takes it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Entry {
@@ -109,7 +112,7 @@ impl Contents {
         match map {
             Map::Pods => at_least_one(self.pods.len() * 2).next_power_of_two().max(limits::BPF_PODS_ROOM),
             Map::Blocks => at_least_one(self.blocks.len()),
-            Map::Pairs => at_least_one(self.rows.len().saturating_mul(self.columns as usize)),
+            Map::Pairs | Map::Denied => at_least_one(self.rows.len().saturating_mul(self.columns as usize)),
             Map::Ports => at_least_one(self.ports.len()),
             Map::Interfaces => limits::BPF_INTERFACES,
         }

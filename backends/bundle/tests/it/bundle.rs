@@ -1,7 +1,10 @@
 //! Bundles in memory and on disk.
 
 use crate::common::{Random, bundle, script};
-use netpolc_bundle::{BINDINGS, Bundle, MANIFEST, Manifest, PROVENANCE, Parts, SCRIPT, nft, store};
+use netpolc_bundle::{
+    Artifact, Artifacts, BINDINGS, Bundle, BundleError, MANIFEST, Manifest, PROVENANCE, Parts, SCRIPT, nft,
+    store,
+};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -42,7 +45,7 @@ fn what_is_written_is_read() {
     let dir = Dir::with_bundle("same");
     let read = Bundle::open(&dir.0).unwrap();
     assert_eq!(read, bundle());
-    assert_eq!(nft::digest(&read.ruleset().unwrap()), read.manifest.version);
+    assert_eq!(nft::digest(&nftables(&read).unwrap()), version(&read));
     assert_eq!(read.bindings().unwrap().pods[0].name, "shop/db");
     assert_eq!(read.provenance().unwrap().objects["pods_5a5a"][0].line, 12);
     assert_eq!(read.ir().unwrap(), "unit\n");
@@ -50,9 +53,22 @@ fn what_is_written_is_read() {
     store::write(&dir.0, &read).expect_err("the files exist");
 }
 
+/// A bundle with a script for nftables alone.
+fn parts(script: String) -> Parts {
+    let artifacts = Artifacts { nftables: Some(script), ..Artifacts::default() };
+    Parts { compiler: "0".into(), node: "n".into(), artifacts, ..Parts::default() }
+}
+
+fn nftables(bundle: &Bundle) -> Result<nft::Ruleset, BundleError> {
+    bundle.read_back().map(|read| read.nftables.unwrap())
+}
+
+fn version(bundle: &Bundle) -> nft::Version {
+    bundle.manifest.artifacts[&Artifact::Nftables]
+}
+
 #[test]
 fn a_marker_must_name_the_version() {
-    let parts = |script: String| Parts { compiler: "0".into(), node: "n".into(), script, ..Parts::default() };
     Bundle::new(parts(script())).unwrap();
     let two =
         script().replacen("\tchain forward", "\tchain version_0000000000000000 {\n\t}\n\tchain forward", 1);
@@ -98,9 +114,9 @@ fn check_manifest(from: &str, to: &str, part: &str) {
 
 #[test]
 fn manifests() {
-    check_manifest("\"format\": 1", "\"format\": 2", "format 2");
-    check_manifest("\"format\": 1", "\"format\": 1, \"more\": 1", "unknown field");
-    check_manifest("\"format\": 1", "\"format\": 1, \"format\": 1", "duplicate field");
+    check_manifest("\"format\": 2", "\"format\": 1", "format 1");
+    check_manifest("\"format\": 2", "\"format\": 2, \"more\": 1", "unknown field");
+    check_manifest("\"format\": 2", "\"format\": 2, \"format\": 2", "duplicate field");
     check_manifest("\"sets\": 5", "\"sets\": 5, \"sets\": 5", "duplicate key");
     check_manifest("\"nftables\"", "\"pf\"", "unknown variant");
     check_manifest("\"bindings.json\"", "\"../bindings.json\"", "no file of a bundle");
@@ -127,14 +143,12 @@ fn files_must_be_those_of_the_manifest() {
 fn the_version_covers_the_script() {
     let good = bundle();
     let other = script().replace("10.0.0.9", "10.0.0.8");
-    let version = nft::digest(&nft::parse(&other).unwrap());
-    let marker = nft::marker(version);
-    let other = other.replace(&nft::marker(good.manifest.version), &marker);
-    let parts = Parts { compiler: "0".into(), node: "n".into(), script: other, ..Parts::default() };
-    let mut forged = Bundle::new(parts).unwrap();
-    forged.manifest.version = good.manifest.version;
+    let marker = nft::marker(nft::digest(&nft::parse(&other).unwrap()));
+    let other = other.replace(&nft::marker(version(&good)), &marker);
+    let mut forged = Bundle::new(parts(other)).unwrap();
+    forged.manifest.artifacts = good.manifest.artifacts.clone();
     let forged = Bundle::from_files(forged.to_files().unwrap()).unwrap();
-    let error = forged.ruleset().unwrap_err().to_string();
+    let error = forged.read_back().unwrap_err().to_string();
     assert!(error.contains("the manifest says"), "{error}");
 }
 
@@ -153,9 +167,9 @@ fn mutations_are_never_accepted() {
             opened += 1;
             // Only the manifest's own figures and names can have changed: all else is under a digest.
             assert_eq!(bundle.files, good.files, "{name}");
-            if let Ok(ruleset) = bundle.ruleset() {
-                assert_eq!(nft::digest(&ruleset), good.manifest.version);
-                assert_eq!(bundle.manifest.version, good.manifest.version);
+            if let Ok(ruleset) = nftables(&bundle) {
+                assert_eq!(nft::digest(&ruleset), version(&good));
+                assert_eq!(version(&bundle), version(&good));
             }
         }
     }
@@ -176,8 +190,8 @@ fn mutations_behind_the_digests() {
             *entry = Manifest::describe(bytes);
             let Ok(bundle) = Bundle::from_files(changed.to_files().unwrap()) else { panic!("{name}") };
             let _ = (bundle.bindings(), bundle.provenance(), bundle.ir());
-            if let Ok(ruleset) = bundle.ruleset() {
-                assert_eq!(nft::digest(&ruleset), good.manifest.version, "{name}");
+            if let Ok(ruleset) = nftables(&bundle) {
+                assert_eq!(nft::digest(&ruleset), version(&good), "{name}");
             } else {
                 assert_eq!(name, SCRIPT);
             }

@@ -1,6 +1,6 @@
 //! What the tests share: sample scripts, a bundle, seeded random numbers.
 
-use netpolc_bundle::{Bindings, Bundle, LocalPod, Origin, Parts, Provenance, nft};
+use netpolc_bundle::{Artifacts, Bindings, Bundle, LocalPod, Origin, Parts, Provenance, nft};
 use std::collections::BTreeMap;
 
 pub(crate) const SHAPE: &str = include_str!("data/shape.nft");
@@ -22,7 +22,7 @@ pub(crate) fn bundle() -> Bundle {
         node_addresses: vec!["192.0.2.1".parse().unwrap()],
         counts: BTreeMap::from([("sets".into(), 5)]),
         proof: BTreeMap::from([("flows".into(), 9)]),
-        script: script(),
+        artifacts: Artifacts { nftables: Some(script()), ..Artifacts::default() },
         bindings: Bindings { pods: vec![pod] },
         provenance: Provenance { objects: BTreeMap::from([("pods_5a5a".into(), vec![origin])]) },
         ir: "unit\n".into(),

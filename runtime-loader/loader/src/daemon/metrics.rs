@@ -107,7 +107,7 @@ fn text(view: &View) -> String {
         &plain(u8::from(in_force).to_string()),
     );
     if let Some(version) = status.and_then(|status| status.version.as_ref()) {
-        let backend = status.and_then(|status| status.backend).unwrap_or("none");
+        let backend = status.and_then(|status| status.backend.as_deref()).unwrap_or("none");
         let labels = format!("{{version=\"{}\",backend=\"{}\"}}", label(version), label(backend));
         metric(&mut out, "version_info", "gauge", "The version in force.", &[(labels, "1".into())]);
     }
@@ -157,12 +157,13 @@ fn text(view: &View) -> String {
     for (name, value, help) in figures {
         metric(&mut out, name, "counter", help, &plain(value.to_string()));
     }
-    let tables = status.map(|status| status.tables.as_slice()).unwrap_or_default();
-    let drops: Vec<(String, String)> = tables
+    let found = status.map(|status| status.dataplanes.as_slice()).unwrap_or_default();
+    let drops: Vec<(String, String)> = found
         .iter()
-        .flat_map(|table| table.dropped_packets.iter().map(move |(chain, packets)| (table, chain, packets)))
-        .map(|(table, chain, packets)| {
-            let labels = format!("{{family=\"{}\",chain=\"{}\"}}", label(&table.family), label(chain));
+        .flat_map(|found| found.dropped_packets.iter().map(move |(by, packets)| (found, by, packets)))
+        .map(|(found, by, packets)| {
+            let backend = label(&found.backend.to_string());
+            let labels = format!("{{backend=\"{backend}\",by=\"{}\"}}", label(by));
             (labels, packets.to_string())
         })
         .collect();

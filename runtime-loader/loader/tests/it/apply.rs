@@ -28,8 +28,8 @@ fn a_bundle_comes_into_force_once() {
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["version"], version.as_str());
     assert_eq!(json["in_force"], true);
-    assert_eq!(json["tables"][0]["versions"][0], version.as_str());
-    assert_eq!(json["tables"][0]["elements"], 16);
+    assert_eq!(json["backend"], "nftables");
+    assert_eq!(json["dataplanes"][0]["counts"]["ip.elements"], 16);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Network namespaces, bundles, and the loader's binary.
 
 use netpolc_bundle::nft::{self, Family, Ruleset, Table};
-use netpolc_bundle::{Bindings, Bundle, LocalPod, Parts, store};
+use netpolc_bundle::{Artifacts, Bindings, Bundle, LocalPod, Parts, store};
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -128,7 +128,7 @@ pub(crate) fn bundle_with(script: &str, pods: &[(&str, &[&str])]) -> Dir {
     let bundle = Bundle::new(Parts {
         compiler: "0.1.0".into(),
         node: "node-1".into(),
-        script: marked(script),
+        artifacts: Artifacts { nftables: Some(marked(script)), ..Artifacts::default() },
         bindings: Bindings { pods: pods.iter().map(pod).collect() },
         ..Parts::default()
     });

@@ -1,8 +1,8 @@
 //! The daemon: a real process in a network namespace of its own, and clients of its socket.
 
 use crate::common::{Dir, LOADER, Netns, a, b, bundle, bundle_with, fresh, unique};
-use netpolc_bundle::Bundle;
 use netpolc_bundle::wire::{self, FromLoader, Network, ToLoader};
+use netpolc_bundle::{Artifact, Bundle};
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
@@ -122,7 +122,7 @@ fn bundles_come_into_force_over_the_socket() {
         let goal = bundle(&script);
         wire::send_bundle(&mut stream, &Bundle::open(&goal.0).unwrap()).unwrap();
         let answer: FromLoader = wire::receive(&mut stream).unwrap().unwrap();
-        let version = Bundle::open(&goal.0).unwrap().manifest.version.to_string();
+        let version = Bundle::open(&goal.0).unwrap().manifest.artifacts[&Artifact::Nftables].to_string();
         assert!(matches!(&answer, FromLoader::Done { version: Some(v), .. } if *v == version), "{answer:?}");
         assert_eq!(netns.tables(), fresh(&script));
     }
@@ -329,7 +329,7 @@ fn audit_counts_and_drops_nothing() {
     assert!(!netns.sh("nft list ruleset").contains("drop"));
     let FromLoader::Status(status) = daemon.ask(&ToLoader::Status) else { panic!("no status") };
     assert_eq!(status["daemon"]["audit"], true);
-    assert_eq!(status["tables"][0]["dropped_packets"]["deny"], 0);
+    assert_eq!(status["dataplanes"][0]["dropped_packets"]["deny"], 0);
 }
 
 /// An answer to one request over HTTP, asked in the namespace.
@@ -353,7 +353,7 @@ fn metrics_and_health() {
     for wanted in [
         "\nnetpolc_loader_in_force 1\n",
         "\nnetpolc_loader_applies_total 1\n",
-        "\nnetpolc_loader_dropped_packets_total{family=\"ip\",chain=\"deny\"} 0\n",
+        "\nnetpolc_loader_dropped_packets_total{backend=\"nftables\",by=\"deny\"} 0\n",
         "backend=\"nftables\"} 1\n",
     ] {
         assert!(text.contains(wanted), "{wanted}: {text}");

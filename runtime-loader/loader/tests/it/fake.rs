@@ -7,6 +7,7 @@ use netpol_loader::conntrack::{Connection, Tally};
 use netpol_loader::cut::Established;
 use netpol_loader::kernel::Kernel;
 use netpol_loader::routes::Routes;
+use netpolc_bundle::Backend;
 use netpolc_bundle::nft::Family;
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
@@ -43,6 +44,14 @@ impl Fake {
 impl Kernel for Fake {
     fn lock(&mut self) -> Result<Option<String>, Error> {
         Ok(None)
+    }
+
+    fn has(&mut self, program: &str) -> bool {
+        program == "nft"
+    }
+
+    fn program(&mut self, name: &str, _: &[&str], _: &str) -> Result<String, Error> {
+        Err(Error::NoProgram { program: name.to_owned(), dirs: String::new() })
     }
 
     fn tables(&mut self) -> Result<BTreeSet<Family>, Error> {
@@ -96,7 +105,7 @@ fn ip_only(script: &str) -> String {
 }
 
 fn apply(kernel: &mut Fake, dir: &Path) -> Result<Report, Error> {
-    netpol_loader::apply::apply(kernel, dir, Established::Cut)
+    netpol_loader::apply::apply(kernel, dir, Some(Backend::Nftables), Established::Cut)
 }
 
 const NEVER: &str = "no script contains this";
@@ -176,7 +185,10 @@ fn connections_are_judged_by_the_rules() {
         assert_eq!(kernel.cut, denied.map(connection));
         assert!(report.to_string().contains(", cut 4 of 13 connections in "), "{report}");
         assert!(!report.notes.iter().any(|note| note.contains("connections")), "{:?}", report.notes);
-        let keep = netpol_loader::apply::apply(&mut kernel, &bundle(&ip_only(&a())).0, Established::Keep);
+        let keep = {
+            let dir = bundle(&ip_only(&a()));
+            netpol_loader::apply::apply(&mut kernel, &dir.0, Some(Backend::Nftables), Established::Keep)
+        };
         assert_eq!(keep.unwrap().cut, None);
     }
 }

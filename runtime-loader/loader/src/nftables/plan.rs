@@ -16,7 +16,7 @@
 //! then follows old rules while the old maps are empty already, so it may be judged as if nobody isolated its pod: under
 //! full load about one new connection in a hundred thousand got through. That is why only tampered tables are mended so.
 
-use crate::observe::{Names, Observed, View};
+use super::observe::{Names, Observed, View};
 use netpolc_bundle::nft::{Family, MARKER_PREFIX, PODIF, Ruleset, TABLE, Table};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;

@@ -1,0 +1,122 @@
+//! What each backend does for the loader.
+//!
+//! A backend that is asked to apply leaves the rules of the others alone; [`crate::apply`] takes those out once the new
+//! ones are in force. So at a change of backend packets meet both for a moment: what both allow passes, and nothing else.
+
+use crate::Error;
+use crate::cut::Established;
+use crate::ebpf::Ebpf;
+use crate::iptables::Iptables;
+use crate::kernel::Kernel;
+use crate::nftables::Nftables;
+use crate::routes::PodInterfaces;
+use netpolc_bundle::{Backend, Bundle, ReadBack, Version};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// What is to be brought into force.
+#[derive(Debug)]
+pub struct Goal<'a> {
+    /// The bundle.
+    pub bundle: &'a Bundle,
+    /// Its artifacts.
+    pub read: &'a ReadBack,
+    /// The interfaces of the node's pods.
+    pub interfaces: &'a PodInterfaces,
+    /// What becomes of established connections.
+    pub established: Established,
+}
+
+/// What happened to the rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The version was in force already, and the interfaces were right.
+    Unchanged,
+    /// The version was in force already; only interfaces of pods were added or taken out.
+    Interfaces,
+    /// The version was in force already, but its rules had other comments: a policy was moved, say.
+    Comments,
+    /// There were no rules, or those of another version.
+    Applied,
+    /// The rules had been changed by another hand, and now are the bundle's.
+    Repaired,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Outcome::Unchanged => "unchanged",
+            Outcome::Interfaces => "interfaces of pods updated",
+            Outcome::Comments => "comments updated",
+            Outcome::Applied => "applied",
+            Outcome::Repaired => "repaired",
+        })
+    }
+}
+
+/// What a backend has in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct InForce {
+    /// The backend.
+    #[serde(serialize_with = "as_text")]
+    pub backend: Backend,
+    /// The version that is in force; `None` if the rules in the kernel are no version of ours.
+    pub version: Option<String>,
+    /// Figures: what there is how much of.
+    pub counts: BTreeMap<String, u64>,
+    /// The interfaces of local pods that the rules know.
+    pub interfaces: Vec<String>,
+    /// How many packets were dropped, by what dropped them.
+    pub dropped_packets: BTreeMap<String, u64>,
+    /// What differs from the version that the kernel's objects name, or from the bundle that was given.
+    pub drift: Vec<String>,
+}
+
+fn as_text<S: serde::Serializer>(backend: &Backend, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(backend)
+}
+
+/// A backend.
+pub trait Dataplane {
+    /// Which it is.
+    fn backend(&self) -> Backend;
+
+    /// Why this kernel cannot enforce a bundle so; `None` if it can.
+    fn missing(&self, kernel: &mut dyn Kernel, goal: &Goal<'_>) -> Option<String>;
+
+    /// Makes the kernel enforce the goal, in one step. The answer is the version in force and how it came about.
+    ///
+    /// # Errors
+    /// If the kernel refuses; then what was in force still is.
+    fn apply(
+        &self,
+        kernel: &mut dyn Kernel,
+        goal: &Goal<'_>,
+        notes: &mut Vec<String>,
+    ) -> Result<(Version, Outcome), Error>;
+
+    /// What of ours is in the kernel; `None` if nothing is. With a goal it is compared with that too.
+    ///
+    /// # Errors
+    /// If the kernel cannot be looked at.
+    fn status(&self, kernel: &mut dyn Kernel, goal: Option<&Goal<'_>>) -> Result<Option<InForce>, Error>;
+
+    /// Takes out everything of ours; the answer names what there was.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    fn remove(&self, kernel: &mut dyn Kernel) -> Result<Vec<String>, Error>;
+}
+
+/// All backends, in the order in which they are preferred.
+pub const ALL: [&dyn Dataplane; 3] = [&Ebpf, &Nftables, &Iptables];
+
+/// The backend of this name.
+pub fn of(backend: Backend) -> &'static dyn Dataplane {
+    match backend {
+        Backend::Ebpf => &Ebpf,
+        Backend::Nftables => &Nftables,
+        Backend::Iptables => &Iptables,
+    }
+}
