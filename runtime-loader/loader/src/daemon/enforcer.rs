@@ -1,12 +1,12 @@
 //! What the daemon needs of whatever enforces a bundle.
 
 use super::audit::audited;
-use crate::apply::{self, Report};
+use crate::apply::{self, Outcome, Report};
 use crate::cut::Established;
 use crate::kernel::{Kernel as _, System};
 use crate::routes::Routes;
 use crate::status::{self, Status};
-use crate::{Error, generation};
+use crate::{Error, dataplane, generation};
 use netpolc_bundle::{Backend, Bundle, IR, PROVENANCE};
 
 /// Brings bundles into force.
@@ -23,6 +23,13 @@ pub trait Enforcer: Send {
     /// As there; what was in force still is.
     fn apply(&mut self, form: &Bundle, established: Established) -> Result<Report, Error>;
 
+    /// As [`Enforcer::apply`], for a bundle that should be in force already: where connections are cut by a walk over the
+    /// kernel's table, that is done only if rules were missing.
+    ///
+    /// # Errors
+    /// As there.
+    fn look(&mut self, form: &Bundle, established: Established) -> Result<Report, Error>;
+
     /// What is in force.
     ///
     /// # Errors
@@ -37,10 +44,18 @@ pub trait Enforcer: Send {
 /// See [`Enforcer::stamp`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stamp {
-    /// The number of the last transaction of nftables.
-    generation: u32,
+    seen: Seen,
     /// Where the interfaces of pods are found.
     routes: Routes,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Seen {
+    /// The number of the last transaction of nftables.
+    Generation(u32),
+    /// The version in force, and the interfaces that it knows: programs and their maps are changed by no one in passing,
+    /// but their pins can be removed.
+    Programs(String, Vec<String>),
 }
 
 /// The kernel of this network namespace, anew for each operation: so the lock is held no longer than one takes, and a
@@ -81,16 +96,38 @@ impl Enforcer for ThisKernel {
         Ok(report)
     }
 
+    fn look(&mut self, form: &Bundle, established: Established) -> Result<Report, Error> {
+        // With other backends it is the rules themselves that differ between cutting and keeping.
+        if self.last != Some(Backend::Nftables) {
+            return self.apply(form, established);
+        }
+        let report = self.apply(form, Established::Keep)?;
+        match report.outcome {
+            Outcome::Unchanged | Outcome::Interfaces => Ok(report),
+            Outcome::Applied | Outcome::Repaired | Outcome::Comments => {
+                let again = self.apply(form, established)?;
+                Ok(Report { cut: again.cut, notes: [report.notes, again.notes].concat(), ..report })
+            }
+        }
+    }
+
     fn status(&mut self) -> Result<Status, Error> {
         status::status(&mut System::new(), None)
     }
 
     fn stamp(&mut self) -> Option<Stamp> {
-        // nftables alone numbers its transactions.
-        if self.last != Some(Backend::Nftables) {
-            return None;
-        }
-        let routes = System::new().routes().ok()?;
-        Some(Stamp { generation: generation::current().ok()?, routes })
+        let last = self.last?;
+        let mut kernel = System::new();
+        let routes = kernel.routes().ok()?;
+        let seen = match last {
+            Backend::Nftables => Seen::Generation(generation::current().ok()?),
+            Backend::Ebpf => {
+                let found = dataplane::of(Backend::Ebpf).status(&mut kernel, None).ok()??;
+                let version = found.version.filter(|_| found.drift.is_empty())?;
+                Seen::Programs(version, found.interfaces)
+            }
+            Backend::Iptables => return None,
+        };
+        Some(Stamp { seen, routes })
     }
 }

@@ -328,16 +328,13 @@ impl Inner {
     }
 
     fn look_at_rules(&mut self, established: Established) {
-        if self.held.is_none() {
-            return;
-        }
         // Taken before the look: what changes meanwhile makes the next one differ.
         let stamp = self.enforcer.stamp();
         if stamp.is_some() && stamp == self.stamp {
             return;
         }
-        // Connections are looked at only where rules were missing: the walk takes time.
-        match self.apply(Established::Keep) {
+        let Some(held) = &self.held else { return };
+        match self.enforcer.look(&held.form, established) {
             Ok(report) => {
                 self.stamp = (report.outcome == Outcome::Unchanged).then_some(stamp).flatten();
                 self.mended(Part::Rules);
@@ -350,8 +347,8 @@ impl Inner {
                     Outcome::Applied | Outcome::Repaired | Outcome::Comments => {
                         self.counters.repairs += 1;
                         self.status = None;
+                        self.counters.connections_cut += report.cut.map_or(0, |cut| cut.connections);
                         said(Level::Warn, "repaired", &report);
-                        self.cut_after_repair(established);
                     }
                 }
             }
@@ -360,16 +357,6 @@ impl Inner {
                 self.counters.failures += 1;
                 self.fault(Part::Rules, &error);
             }
-        }
-    }
-
-    fn cut_after_repair(&mut self, established: Established) {
-        if established == Established::Keep {
-            return;
-        }
-        match self.apply(established) {
-            Ok(report) => self.counters.connections_cut += report.cut.map_or(0, |cut| cut.connections),
-            Err(error) => self.fault(Part::Rules, &error),
         }
     }
 
