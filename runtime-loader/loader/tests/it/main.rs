@@ -3,6 +3,7 @@
 
 mod apply;
 mod common;
+mod daemon;
 mod disturbed;
 mod fake;
 mod foreign;
