@@ -15,6 +15,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("iptables", "iptables"),
     ("iptables-nft", "iptables"),
     ("unshare", "util-linux"),
+    // Not on any path: runtimes are told where plugins are.
+    ("/usr/lib/cni/ptp", "containernetworking-plugins"),
 ];
 
 type Step = (&'static str, fn() -> Result<(), String>);
@@ -70,7 +72,7 @@ fn install() -> Result<(), String> {
     if !nextest.is_ok_and(|o| o.status.success()) {
         run(cargo().args(["install", "--locked", "cargo-nextest"]))?;
     }
-    println!("nft, ip, iptables, unshare and cargo-nextest are here");
+    println!("nft, ip, iptables, unshare, the standard CNI plugins and cargo-nextest are here");
     Ok(())
 }
 

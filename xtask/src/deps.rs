@@ -57,13 +57,14 @@ const ROOMS: &[Room] = &[
         ]),
         system: true,
     },
+    Room { name: "netpolc-standin", ours: Some(&[]), system: true },
     Room { name: "netpolc-testkit", ours: None, system: true },
     Room { name: "netpolc-bench", ours: None, system: true },
     Room { name: "xtask", ours: Some(&["netpolc-frontend"]), system: true },
 ];
 
 /// What the tests of any crate may depend on besides.
-const FOR_TESTS: &[&str] = &["netpolc-testkit", "netpolc-frontend", "netpolc-sandbox"];
+const FOR_TESTS: &[&str] = &["netpolc-testkit", "netpolc-standin", "netpolc-frontend", "netpolc-sandbox"];
 
 /// Modules of the standard library that only some crates may use.
 const SYSTEM: &[&str] = &["env", "fs", "process", "time"];
