@@ -55,7 +55,7 @@ impl Masquerade {
         let Some(nft) = find(&["nft"]) else {
             // The number says nothing of iptables.
             self.generation = None;
-            return by_iptables(&rules);
+            return by_iptables(pods, cluster);
         };
         let changes = self.by_nft(&nft, &rules)?;
         // If something has changed meanwhile, the next look finds another number.
@@ -124,7 +124,12 @@ fn script(family: &str, rule: &Rule) -> String {
     )
 }
 
-fn by_iptables(rules: &BTreeMap<&'static str, Rule>) -> Result<Vec<String>, Error> {
+/// Makes it so with iptables; what was done, if anything had to be.
+///
+/// # Errors
+/// If it is not installed, or refuses.
+pub fn by_iptables(pods: &[Cidr], cluster: &[Cidr]) -> Result<Vec<String>, Error> {
+    let rules = rules(pods, cluster);
     let mut changes = Vec::new();
     for (family, program) in [("ip", "iptables"), ("ip6", "ip6tables")] {
         let restore = find(&[&format!("{program}-restore")]);

@@ -35,7 +35,10 @@ impl Daemon {
         let log = std::fs::File::options().create(true).append(true).open(dir.file("log")).unwrap();
         // The process itself, and not one that started it, gets the signals: ip netns exec replaces itself.
         let mut command = netns.loader();
-        command.args(["run", "--interval", "0.2", "--socket", dir.file("run/s").to_str().unwrap()]);
+        command.args(["run", "--socket", dir.file("run/s").to_str().unwrap()]);
+        if !more.iter().any(|arg| arg.starts_with("--interval")) {
+            command.arg("--interval=0.2");
+        }
         command.args(["--state", dir.file("state").to_str().unwrap()]).args(more);
         let child = command.stdin(Stdio::null()).stderr(log).spawn().unwrap();
         let daemon = Daemon { child, dir: dir.0.clone() };

@@ -7,3 +7,5 @@ mod daemon;
 mod disturbed;
 mod fake;
 mod foreign;
+mod lan;
+mod node;
