@@ -1,6 +1,6 @@
 //! Rules that change while packets flow.
 
-use crate::world::{PATIENCE, World, cluster, policy};
+use super::world::{PATIENCE, World, cluster, policy};
 use netpolc_sandbox::Outcome;
 use socket2::{Domain, Socket, Type};
 use std::collections::VecDeque;
@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 /// How often the rules are replaced.
-const APPLIES: usize = 60;
+const APPLIES: u64 = 60;
 
 /// A port that none of the sandbox's own listeners has.
 const COUNTED: u16 = 5555;
@@ -216,12 +216,13 @@ fn replaced_under_traffic(egress: bool) {
     let open = under_traffic(&world, || {});
     assert!(open.leaked.into_inner() > 50, "without rules what is denied must arrive");
     let bundles = versions(egress).map(|version| world.compile(&version));
+    let applies = std::env::var("NETPOLC_APPLIES").ok().and_then(|n| n.parse().ok()).unwrap_or(APPLIES);
     // The node that decides.
     let node = usize::from(!egress);
     world.load(node, bundles[0][node].path());
     let counts = under_traffic(&world, || {
-        for round in 1..=APPLIES {
-            let said = world.load(node, bundles[round % 2][node].path());
+        for round in 1..=applies {
+            let said = world.load(node, bundles[(round % 2) as usize][node].path());
             assert!(said.contains("applied: "), "{said}");
         }
     });
