@@ -103,7 +103,7 @@ impl Contents {
         match map {
             Map::Pods => at_least_one(self.pods.len() * 2).next_power_of_two().max(limits::PODS_ROOM),
             Map::Blocks => at_least_one(self.blocks.len()),
-            Map::Pairs => at_least_one(self.rows.len().saturating_mul(self.columns as usize)),
+            Map::Pairs | Map::Denied => at_least_one(self.rows.len().saturating_mul(self.columns as usize)),
             Map::Ports => at_least_one(self.ports.len()),
             Map::Interfaces => limits::INTERFACES,
         }

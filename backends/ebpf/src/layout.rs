@@ -8,6 +8,7 @@
 //! | `pairs` | array | row + column | sets of TCP, UDP and SCTP ports; other protocols |
 //! | `ports` | array | set of ports - 2 | bitmap |
 //! | `interfaces` | hash | interface index | pod |
+//! | `denied` | array | as in `pairs` | packets that the row has denied to the column |
 //!
 //! Numbers are little-endian, addresses in network order; an IPv4 address is followed by twelve zero bytes, as in
 //! conntrack's own `union nf_inet_addr`. The family is 4 or 6, so an IPv4-mapped address is never taken for an IPv4 one.
@@ -69,11 +70,14 @@ pub enum Map {
     /// Which pod is behind an interface. Empty in the artifact: the loader knows the interfaces, and must fill this
     /// before it attaches the program. Where an interface is missing, new packets of its pod are dropped.
     Interfaces,
+    /// How many packets each pair has denied since the map was made. Only the program writes it, and only people and
+    /// their tools read it: no verdict depends on it.
+    Denied,
 }
 
 impl Map {
     /// All, in order.
-    pub const ALL: [Map; 5] = [Map::Pods, Map::Blocks, Map::Pairs, Map::Ports, Map::Interfaces];
+    pub const ALL: [Map; 6] = [Map::Pods, Map::Blocks, Map::Pairs, Map::Ports, Map::Interfaces, Map::Denied];
 
     /// The name in the object; the kernel takes 15 characters.
     pub const fn name(self) -> &'static str {
@@ -83,6 +87,7 @@ impl Map {
             Map::Pairs => "pairs",
             Map::Ports => "ports",
             Map::Interfaces => "interfaces",
+            Map::Denied => "denied",
         }
     }
 
@@ -99,6 +104,7 @@ impl Map {
             Map::Pairs => (MapType::Array, 4, 8),
             Map::Ports => (MapType::Array, 4, BITMAP_BYTES as u32),
             Map::Interfaces => (MapType::Hash, 4, 4),
+            Map::Denied => (MapType::Array, 4, 8),
         }
     }
 }

@@ -27,7 +27,9 @@ impl Maps {
             // The decoder has held the sizes of arrays against the contents, which are within these limits.
             let entries = (shape.entries as usize).min(limits::PAIRS);
             let array = shape.kind == MapType::Array;
-            let values = if array { vec![0; entries * shape.value as usize] } else { Vec::new() };
+            // Nobody reads counters in a run, so there is no memory for them.
+            let kept = array && shape.map != Map::Denied;
+            let values = if kept { vec![0; entries * shape.value as usize] } else { Vec::new() };
             Store { shape: *shape, index: FxHashMap::default(), values, lengths: BTreeSet::new() }
         };
         Maps(shapes.iter().map(store).collect())
@@ -71,7 +73,17 @@ impl Maps {
             }
         };
         let start = at.checked_mul(bytes)?;
-        (start + bytes <= store.values.len()).then_some(start)
+        let end = match map {
+            Map::Denied => (store.shape.entries as usize).checked_mul(bytes)?,
+            _ => store.values.len(),
+        };
+        (start.checked_add(bytes)? <= end).then_some(start)
+    }
+
+    /// The key of the counter whose eight bytes are at this offset from the first.
+    pub(super) fn counter(&self, at: usize) -> Option<u32> {
+        let key = u32::try_from(at / 8).ok().filter(|_| at.is_multiple_of(8))?;
+        self.find(Map::Denied, &key.to_le_bytes()).map(|_| key)
     }
 
     pub(super) fn get(&self, map: Map, key: &[u8]) -> Option<&[u8]> {
@@ -90,7 +102,11 @@ impl Maps {
             return;
         }
         match old {
-            Some(at) => store.values[at..at + value.len()].copy_from_slice(value),
+            Some(at) => {
+                if let Some(place) = store.values.get_mut(at..at + value.len()) {
+                    place.copy_from_slice(value);
+                }
+            }
             None if store.shape.kind == MapType::Array => {}
             None => {
                 let at = store.values.len() / value.len().max(1);
