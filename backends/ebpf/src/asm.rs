@@ -179,6 +179,11 @@ impl Assembler {
         self.push(Insn::Store { size, base, off, src })
     }
 
+    /// Adds to memory that all processors share.
+    pub fn atomic_add(&mut self, base: Reg, off: i16, src: Reg) -> &mut Assembler {
+        self.push(Insn::AtomicAdd { base, off, src })
+    }
+
     /// Reads a field of a structure of the kernel.
     pub fn load_field(&mut self, size: Size, dst: Reg, base: Reg, field: Field) -> &mut Assembler {
         self.fields.insert(self.slot, field);

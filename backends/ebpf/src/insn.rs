@@ -213,6 +213,15 @@ pub enum Insn {
         /// What.
         src: Reg,
     },
+    /// Adds to eight bytes of memory at once for all processors; what was there is not read back.
+    AtomicAdd {
+        /// The address.
+        base: Reg,
+        /// Added to the address.
+        off: i16,
+        /// What is added.
+        src: Reg,
+    },
     /// A map, as helpers take it: two slots. In an object the constant is 0 and a relocation names the map.
     LoadMap {
         /// Where to.
@@ -295,6 +304,8 @@ impl Insn {
             Insn::Be16(dst) => slot(0xdc, dst, 0, 0, 16),
             Insn::Load { size, dst, base, off } => slot(0x61 | size.code(), dst, base.0, off, 0),
             Insn::Store { size, base, off, src } => slot(0x63 | size.code(), base, src.0, off, 0),
+            // BPF_STX | BPF_ATOMIC | BPF_DW; the constant BPF_ADD without BPF_FETCH is 0.
+            Insn::AtomicAdd { base, off, src } => slot(0xdb, base, src.0, off, 0),
             Insn::LoadMap { dst, fd } => {
                 // BPF_PSEUDO_MAP_FD where a file descriptor stands; 0 before relocation.
                 slot(0x18, dst, u8::from(fd != 0), 0, fd);
@@ -356,6 +367,7 @@ fn decode_slot(slot: &[u8]) -> Result<Insn, Malformed> {
     let insn = match code {
         0xdc if imm == 16 => Insn::Be16(dst),
         0x18 => Insn::LoadMap { dst, fd: imm },
+        0xdb => Insn::AtomicAdd { base: dst, off, src },
         0x05 => Insn::Jump { off },
         0x85 => Insn::Call(Helper::ALL.iter().find(|r| r.1 == imm).ok_or(unknown)?.0),
         0x95 => Insn::Exit,
@@ -395,6 +407,7 @@ impl fmt::Display for Insn {
             Insn::Be16(dst) => write!(f, "{dst} = be16 {dst}"),
             Insn::Load { size, dst, base, off } => write!(f, "{dst} = *(u{} *)({base} {off:+})", bits(size)),
             Insn::Store { size, base, off, src } => write!(f, "*(u{} *)({base} {off:+}) = {src}", bits(size)),
+            Insn::AtomicAdd { base, off, src } => write!(f, "lock *(u64 *)({base} {off:+}) += {src}"),
             Insn::LoadMap { dst, fd } => write!(f, "{dst} = map[{fd}] ll"),
             Insn::Jump { off } => write!(f, "goto {off:+}"),
             Insn::Branch { cond, dst, src, off } => {

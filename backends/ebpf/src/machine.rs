@@ -48,6 +48,24 @@ pub enum Fault {
     Verdict(u64),
 }
 
+/// What a run came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Outcome {
+    /// The value of r0.
+    result: u64,
+    /// What was added to a counter, the last time that something was.
+    counted: Option<Counted>,
+}
+
+/// An addition to a counter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Counted {
+    /// The key in [`Map::Denied`].
+    key: u32,
+    /// How much.
+    amount: u64,
+}
+
 /// A number that no pod has.
 const NOBODY: u32 = layout::SHARED - 1;
 
@@ -139,8 +157,7 @@ impl Machine {
 
     /// What the program does with a packet that the stand-in kernel describes.
     fn run(&self, case: &Case) -> Result<Verdict, Fault> {
-        let result = interpreter::run(&self.slots, &self.maps, &Kernel::new(case))?;
-        match result {
+        match interpreter::run(&self.slots, &self.maps, &Kernel::new(case))?.result {
             program::NF_ACCEPT => Ok(Verdict::Allow),
             program::NF_DROP => Ok(Verdict::Deny),
             other => Err(Fault::Verdict(other)),

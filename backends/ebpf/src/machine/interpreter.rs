@@ -1,8 +1,8 @@
 //! Runs a linked program. Every access to memory is checked; jumps only go forward, so every run ends.
 
-use super::Fault;
 use super::maps::Maps;
 use super::packet::{Kernel, region};
+use super::{Counted, Fault, Outcome};
 use crate::insn::{AluOp, Helper, Insn, Operand, Reg, Size};
 use crate::layout::Map;
 
@@ -16,19 +16,21 @@ struct Run<'r> {
     /// Which registers have been written, by bit.
     written: u16,
     slot: usize,
+    counted: Option<Counted>,
 }
 
 /// The result of a run.
-pub(super) fn run(slots: &[Option<Insn>], maps: &Maps, kernel: &Kernel) -> Result<u64, Fault> {
+pub(super) fn run(slots: &[Option<Insn>], maps: &Maps, kernel: &Kernel) -> Result<Outcome, Fault> {
     let mut registers = [0; 11];
     registers[Reg::R1.number()] = region::base(region::CTX);
     registers[Reg::FP.number()] = region::base(region::STACK) + STACK_BYTES as u64;
     let written = 1 << Reg::R1.number() | 1 << Reg::FP.number();
-    let mut run = Run { maps, kernel, stack: [0xaa; STACK_BYTES], registers, written, slot: 0 };
+    let stack = [0xaa; STACK_BYTES];
+    let mut run = Run { maps, kernel, stack, registers, written, slot: 0, counted: None };
     loop {
         let insn = slots.get(run.slot).copied().flatten().ok_or(Fault::Memory(run.slot))?;
         if insn == Insn::Exit {
-            return run.get(Reg::R0);
+            return Ok(Outcome { result: run.get(Reg::R0)?, counted: run.counted });
         }
         let jump = run.step(&insn)?;
         run.slot += insn.slots() + jump;
@@ -86,6 +88,11 @@ impl Run<'_> {
                 let value = self.get(src)?.to_le_bytes();
                 self.stack(addr, size.bytes())?.copy_from_slice(&value[..size.bytes()]);
             }
+            Insn::AtomicAdd { base, off, src } => {
+                let addr = self.get(base)?.wrapping_add(off as i64 as u64);
+                let amount = self.get(src)?;
+                self.counted = Some(Counted { key: self.counter(addr)?, amount });
+            }
             Insn::LoadMap { dst, fd } => self.set(dst, region::base(region::MAPS + fd as u64)),
             Insn::Jump { off } => return Ok(off as usize),
             Insn::Branch { cond, dst, src, off } => {
@@ -132,6 +139,12 @@ impl Run<'_> {
         self.stack.get_mut(range).ok_or(Fault::Memory(self.slot))
     }
 
+    /// The counter at an address. Nothing else may be added to: what a run reads does not change during runs.
+    fn counter(&self, addr: u64) -> Result<u32, Fault> {
+        let at = (addr >> 32 == region::COUNTERS).then_some(addr as u32 as usize);
+        at.and_then(|at| self.maps.counter(at)).ok_or(Fault::Memory(self.slot))
+    }
+
     fn lookup(&self) -> Result<u64, Fault> {
         let number = self.get(Reg::R1)? >> 32;
         let index = number.checked_sub(region::MAPS + 1).ok_or(Fault::Helper(self.slot))? as usize;
@@ -149,6 +162,9 @@ impl Run<'_> {
         let (to, from) = (self.get(Reg::R1)?, self.get(Reg::R3)?);
         let bytes = usize::try_from(self.get(Reg::R2)?).unwrap_or(usize::MAX);
         if bytes == 0 || bytes > STACK_BYTES {
+            return Err(Fault::Helper(self.slot));
+        }
+        if from >> 32 == region::COUNTERS {
             return Err(Fault::Helper(self.slot));
         }
         let copy = self.memory(from, bytes).map(<[u8]>::to_vec);

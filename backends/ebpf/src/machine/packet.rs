@@ -36,6 +36,9 @@ pub(super) mod region {
     pub(in super::super) const INTERFACE: u64 = 8;
     /// Values of maps: one region for each map from here on.
     pub(in super::super) const VALUES: u64 = 16;
+    /// The values of [`Map::Denied`](crate::layout::Map::Denied): they can be added to, and not be read. A verdict that
+    /// depends on a counter would not be one of the packet, so a program that reads one is at fault.
+    pub(in super::super) const COUNTERS: u64 = VALUES + crate::layout::Map::Denied as u64;
     /// Maps themselves: one number for each; there is no memory.
     pub(in super::super) const MAPS: u64 = 32;
 
