@@ -18,6 +18,9 @@
 //! 8. `cut` only: what conntrack expected of a connection (`IPS_EXPECTED`, as an FTP data connection) passes once it is
 //!    not new, as it does with `keep`.
 //!
+//! A packet that a row denies is counted in `denied` before it is dropped; what passes, and what is dropped for another
+//! reason, costs no counter.
+//!
 //! Verdicts are `NF_ACCEPT` and `NF_DROP`; the kernel takes no others from this type.
 
 use crate::asm::{Assembled, Assembler, Field, Label};
@@ -72,6 +75,8 @@ const HEADER: i16 = -184;
 const KEY: i16 = -188;
 const PORT: i16 = -200;
 const WORD: i16 = -208;
+/// The key in `pairs` of what was asked last: the one that denies, if one does.
+const PAIR: i16 = -212;
 
 // A value of `pods`.
 const COLUMN: i16 = 0;
@@ -246,7 +251,7 @@ fn judge(asm: &mut Assembler, ends: &Ends, row: i16, column: i16) {
     let done = asm.label("done");
     asm.load(Size::B4, R::R1, R::FP, row).branch(R::R1, Cond::Eq, 0, done);
     asm.load(Size::B4, R::R2, R::FP, column).alu(AluOp::Add, R::R1, R::R2).alu(AluOp::Sub, R::R1, 1);
-    asm.store(Size::B4, R::FP, KEY, R::R1).lookup(Map::Pairs, KEY);
+    asm.store(Size::B4, R::FP, PAIR, R::R1).lookup(Map::Pairs, PAIR);
     asm.branch(R::R0, Cond::Eq, 0, ends.deny);
     asm.alu(AluOp::Add, R::R0, R::R9).load(Size::B2, R::R1, R::R0, 0);
     asm.branch(R::R1, Cond::Eq, i32::from(ALL_PORTS), done);
@@ -265,11 +270,16 @@ fn judge(asm: &mut Assembler, ends: &Ends, row: i16, column: i16) {
 fn finish(asm: &mut Assembler, established: Established, ends: &Ends) {
     asm.place(ends.accept).note("accept").mov(R::R0, NF_ACCEPT as i32).exit();
     asm.place(ends.deny).note("no policy allows it");
+    let denied = asm.label("denied");
     if established == Established::Cut {
-        asm.branch(R::R8, Cond::Eq, IP_CT_NEW, ends.drop);
+        asm.branch(R::R8, Cond::Eq, IP_CT_NEW, denied);
         asm.mov(R::R3, R::R7).add_field(R::R3, Field::CtStatus).probe_read(WORD, 8);
-        asm.branch(R::R0, Cond::Ne, 0, ends.drop);
-        asm.load(Size::B8, R::R0, R::FP, WORD).alu(AluOp::And, R::R0, IPS_EXPECTED).exit();
+        asm.branch(R::R0, Cond::Ne, 0, denied);
+        asm.load(Size::B8, R::R0, R::FP, WORD).alu(AluOp::And, R::R0, IPS_EXPECTED);
+        asm.branch(R::R0, Cond::Eq, 0, denied).exit();
     }
+    asm.place(denied).note("count what is denied");
+    asm.lookup(Map::Denied, PAIR).branch(R::R0, Cond::Eq, 0, ends.drop);
+    asm.mov(R::R1, 1).atomic_add(R::R0, 0, R::R1);
     asm.place(ends.drop).note("drop").mov(R::R0, NF_DROP as i32).exit();
 }

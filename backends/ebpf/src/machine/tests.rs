@@ -66,13 +66,82 @@ fn denied_connections() {
             assert_eq!(machine.verdict(&case), wanted, "{established:?} {state}");
             let mut kernel = Kernel::new(&case);
             kernel.expect();
-            let result = interpreter::run(&machine.slots, &machine.maps, &kernel);
-            assert_eq!(result, Ok(program::NF_ACCEPT), "{established:?} {state}");
+            let expected = Outcome { result: program::NF_ACCEPT, counted: None };
+            assert_eq!(outcome(&machine, &kernel), expected, "{established:?} {state}");
         }
         let mut kernel = Kernel::new(&machine.opening(flow("10.0.0.2", 81)));
         kernel.expect();
-        assert_eq!(interpreter::run(&machine.slots, &machine.maps, &kernel), Ok(program::NF_DROP));
+        assert_eq!(outcome(&machine, &kernel), Outcome { result: program::NF_DROP, counted: COUNTED });
     }
+}
+
+/// Row 1, column 1 of two.
+const COUNTED: Option<Counted> = Some(Counted { key: 1, amount: 1 });
+
+fn outcome(machine: &Machine, kernel: &Kernel) -> Outcome {
+    interpreter::run(&machine.slots, &machine.maps, kernel).unwrap()
+}
+
+/// What a row denies is counted with the pair; what is dropped for another reason is not, nor what passes.
+#[test]
+fn counters() {
+    let machine = machine(Established::Cut);
+    let counted = |case: Case| {
+        let Outcome { result, counted } = outcome(&machine, &Kernel::new(&case));
+        (result, counted)
+    };
+    let opening = |src: &str, port| machine.opening(flow(src, port));
+    assert_eq!(counted(opening("10.0.0.2", 80)), (program::NF_ACCEPT, None));
+    assert_eq!(counted(opening("10.0.0.2", 81)), (program::NF_DROP, COUNTED));
+    let of_nobody = Some(Counted { key: 0, amount: 1 });
+    assert_eq!(counted(opening("10.0.0.3", 80)), (program::NF_DROP, of_nobody));
+    let established = Entry::Connection { state: 0, begun: false };
+    assert_eq!(counted(Case { entry: established, ..opening("10.0.0.2", 81) }), (program::NF_DROP, COUNTED));
+    let spoofed = Case { interface: None, ..opening("10.0.0.2", 81) };
+    assert_eq!(counted(spoofed), (program::NF_DROP, None));
+    let invalid = Case { entry: Entry::None { nfct: 0 }, ..opening("10.0.0.2", 81) };
+    assert_eq!(counted(invalid), (program::NF_DROP, None));
+}
+
+/// A program that reads a counter, or adds to anything else, is at fault.
+#[test]
+fn counters_are_for_adding() {
+    use crate::insn::{AluOp, Helper, Reg, Size};
+    let machine = machine(Established::Cut);
+    let zero = Insn::Alu { op: AluOp::Mov, dst: Reg::R1, src: Operand::Imm(0) };
+    let key = Insn::Store { size: Size::B4, base: Reg::FP, off: -4, src: Reg::R1 };
+    let address = |dst, off| {
+        [
+            Insn::Alu { op: AluOp::Mov, dst, src: Operand::Reg(Reg::FP) },
+            Insn::Alu { op: AluOp::Add, dst, src: Operand::Imm(off) },
+        ]
+    };
+    let run = |map: Map, last: &[Insn]| {
+        let load = Insn::LoadMap { dst: Reg::R1, fd: map as i32 + 1 };
+        let mut insns = vec![zero, key];
+        insns.extend(address(Reg::R2, -4));
+        insns.extend([load, Insn::Call(Helper::MapLookup)]);
+        insns.extend(last);
+        insns.push(Insn::Exit);
+        let slots: Vec<Option<Insn>> =
+            insns.iter().flat_map(|i| [Some(*i), None].into_iter().take(i.slots())).collect();
+        interpreter::run(&slots, &machine.maps, &Kernel::new(&machine.opening(flow("10.0.0.2", 80))))
+    };
+    let add = |off| Insn::AtomicAdd { base: Reg::R0, off, src: Reg::R0 };
+    let key_of = |run: Result<Outcome, Fault>| run.unwrap().counted.unwrap().key;
+    assert_eq!(key_of(run(Map::Denied, &[add(0)])), 0);
+    assert_eq!(key_of(run(Map::Denied, &[add(8)])), 1);
+    for off in [4, 16, -8] {
+        assert_eq!(run(Map::Denied, &[add(off)]), Err(Fault::Memory(7)), "{off}");
+    }
+    assert_eq!(run(Map::Pairs, &[add(0)]), Err(Fault::Memory(7)));
+    let read = Insn::Load { size: Size::B1, dst: Reg::R0, base: Reg::R0, off: 0 };
+    assert_eq!(run(Map::Denied, &[read]), Err(Fault::Memory(7)));
+    let mut copy = address(Reg::R1, -16).to_vec();
+    copy.push(Insn::Alu { op: AluOp::Mov, dst: Reg::R2, src: Operand::Imm(8) });
+    copy.push(Insn::Alu { op: AluOp::Mov, dst: Reg::R3, src: Operand::Reg(Reg::R0) });
+    copy.push(Insn::Call(Helper::ProbeReadKernel));
+    assert_eq!(run(Map::Denied, &copy), Err(Fault::Helper(11)));
 }
 
 /// What a missing map entry or a foreign key does: nothing is allowed that was not.

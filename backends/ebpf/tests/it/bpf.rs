@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 const MAP_CREATE: i64 = 0;
+const MAP_LOOKUP_ELEM: i64 = 1;
 const MAP_UPDATE_ELEM: i64 = 2;
 const PROG_LOAD: i64 = 5;
 const BTF_LOAD: i64 = 18;
@@ -67,6 +68,16 @@ pub(crate) fn update(map: &OwnedFd, key: &[u8], value: &[u8]) -> io::Result<()> 
     let attr = attr.long(8, key.as_ptr() as u64).long(16, value.as_ptr() as u64);
     // SAFETY: key and value are of the map's sizes, which the decoder has held against the layout, and outlive the call.
     unsafe { attr.call(MAP_UPDATE_ELEM).map(drop) }
+}
+
+/// The value of a key, of so many bytes: the map's value size.
+pub(crate) fn look_up(map: &OwnedFd, key: &[u8], bytes: usize) -> io::Result<Vec<u8>> {
+    let mut value = vec![0; bytes];
+    let attr = Attr::new().word(0, map.as_raw_fd() as u32);
+    let attr = attr.long(8, key.as_ptr() as u64).long(16, value.as_mut_ptr() as u64);
+    // SAFETY: key and value are of the map's sizes, which the caller has from its shape, and outlive the call.
+    unsafe { attr.call(MAP_LOOKUP_ELEM)? };
+    Ok(value)
 }
 
 /// Gives types to the kernel; the error holds the kernel's words.

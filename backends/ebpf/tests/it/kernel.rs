@@ -12,7 +12,7 @@ use netpolc_sandbox::{
     Sandbox, Spec, find_program, tcp_flags,
 };
 use netpolc_testkit::pipeline::Compiled;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::Command;
@@ -43,6 +43,8 @@ struct World {
 /// Programs in force; dropping them takes them out of the kernel.
 struct Loaded {
     _links: Vec<OwnedFd>,
+    /// The maps of each node.
+    maps: Vec<BTreeMap<Map, OwnedFd>>,
 }
 
 fn world(compiled: &Compiled) -> World {
@@ -102,7 +104,7 @@ impl World {
     /// Puts the artifacts of all nodes into force at a priority.
     fn load(&self, artifacts: &[Node], priority: i32) -> Loaded {
         let kernel = Btf::parse(&std::fs::read("/sys/kernel/btf/vmlinux").unwrap()).unwrap();
-        let mut links = Vec::new();
+        let (mut links, mut all) = (Vec::new(), Vec::new());
         for (i, node) in artifacts.iter().enumerate() {
             let artifact = decode(&node.object, &node.contents.text()).unwrap();
             let maps: BTreeMap<Map, OwnedFd> =
@@ -119,8 +121,9 @@ impl World {
                 let attach = || bpf::attach(&program, family, priority);
                 links.push(self.sandbox.in_namespace(HostId::Node(i), attach).unwrap().unwrap());
             }
+            all.push(maps);
         }
-        Loaded { _links: links }
+        Loaded { _links: links, maps: all }
     }
 
     fn addr(&self, name: &str, v4: bool) -> IpAddr {
@@ -296,4 +299,59 @@ fn strange_packets() {
     check(false);
     let _loaded = world.load(&nodes(&compiled, Established::Cut), -7);
     check(true);
+}
+
+/// What the counters of a node that are not zero say, by row and column.
+fn counters(loaded: &Loaded, artifacts: &[Node], node: usize) -> BTreeMap<(u32, u32), u64> {
+    let contents = &artifacts[node].contents;
+    let read = |key: u32| {
+        let value = bpf::look_up(&loaded.maps[node][&Map::Denied], &key.to_le_bytes(), 8).unwrap();
+        u64::from_le_bytes(value.try_into().unwrap())
+    };
+    let keys = 0..contents.room(Map::Denied);
+    let pair = |key: u32| (key / contents.columns + 1, key % contents.columns);
+    keys.map(|key| (pair(key), read(key))).filter(|(_, count)| *count > 0).collect()
+}
+
+/// What a row denies is counted with the pair, in the map of the node whose row it is; nothing else is.
+#[test]
+fn what_is_denied_is_counted() {
+    let compiled = compiled(&shop());
+    let world = world(&compiled);
+    world.track();
+    let nodes = nodes(&compiled, Established::Cut);
+    let loaded = world.load(&nodes, -7);
+    let probe = |from: &str, to: &str, port| Probe {
+        from: world.host(from),
+        from_addr: None,
+        to: world.addr(to, true),
+        protocol: Protocol::Tcp,
+        port,
+    };
+    let send = |probe: Probe, wanted: Outcome| {
+        let patience = if wanted == Outcome::Reached { PATIENCE } else { DEFAULT_TIMEOUT };
+        assert_eq!(world.sandbox.probe_all(&[probe], patience).remove(0), wanted);
+    };
+    send(probe("web", "db", 80), Outcome::Reached);
+    send(probe("free", "far", 80), Outcome::Reached);
+    for node in 0..nodes.len() {
+        assert_eq!(counters(&loaded, &nodes, node), BTreeMap::new());
+    }
+    // By the ingress row of db: a pod of another node, then one of this node on another port; by its egress row: all.
+    let pod = |name: &str| nodes[0].contents.pods[&world.addr(name, true)];
+    let (db, far, web) = (pod("db"), pod("far"), pod("web"));
+    let mut expected = BTreeSet::new();
+    for (from, to, pair) in [
+        ("far", "db", (db.ingress, far.column)),
+        ("web", "db", (db.ingress, web.column)),
+        ("db", "far", (db.egress, far.column)),
+    ] {
+        let before = counters(&loaded, &nodes, 0);
+        send(probe(from, to, 81), Outcome::NotReached);
+        let after = counters(&loaded, &nodes, 0);
+        expected.insert(pair);
+        assert!(after[&pair] > before.get(&pair).copied().unwrap_or(0), "{from} to {to}: {after:?}");
+        assert_eq!(after.keys().copied().collect::<BTreeSet<_>>(), expected, "{from} to {to}");
+    }
+    assert_eq!(counters(&loaded, &nodes, 1), BTreeMap::new(), "the other node denied nothing");
 }
