@@ -30,3 +30,9 @@ pub const CONTENTS_BYTES: usize = 1 << 29;
 
 /// Instructions that a program of ours may have (the kernel's limit is 1,000,000: `BPF_COMPLEXITY_LIMIT_INSNS`).
 pub const INSTRUCTIONS: usize = 1 << 14;
+
+/// Slots of a program that is compiled before it is run; a longer one is interpreted. Ours has fewer than 300.
+pub const COMPILED: usize = 1 << 10;
+
+/// Compiled programs that are kept for the next artifact.
+pub const COMPILED_PROGRAMS: usize = 8;
