@@ -14,6 +14,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     // One package; the tests of rules beside ours use both names.
     ("iptables", "iptables"),
     ("iptables-nft", "iptables"),
+    ("iptables-legacy", "iptables"),
+    ("ipset", "ipset"),
     ("unshare", "util-linux"),
 ];
 
@@ -70,7 +72,7 @@ fn install() -> Result<(), String> {
     if !nextest.is_ok_and(|o| o.status.success()) {
         run(cargo().args(["install", "--locked", "cargo-nextest"]))?;
     }
-    println!("nft, ip, iptables, unshare and cargo-nextest are here");
+    println!("nft, ip, iptables, ipset, unshare and cargo-nextest are here");
     Ok(())
 }
 

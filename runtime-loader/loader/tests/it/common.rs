@@ -12,7 +12,7 @@ pub(crate) const SHAPE: &str = include_str!("data/shape.nft");
 pub(crate) const SHAPE6: &str = include_str!("data/shape6.nft");
 const LOADER: &str = env!("CARGO_BIN_EXE_netpol-loader");
 
-fn unique() -> String {
+pub(crate) fn unique() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     format!("netpolc-t{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
