@@ -6,6 +6,7 @@
 
 pub mod compare;
 pub mod counters;
+pub mod named;
 pub mod observe;
 pub mod plan;
 pub mod probe;
@@ -122,7 +123,7 @@ impl Dataplane for Iptables {
                 removed.push(format!("chains of {}", view.tools.variant));
             }
         }
-        let sets: Vec<String> = observe::set_names(&observe::saved_sets(kernel)?).into_iter().collect();
+        let sets: Vec<String> = observe::set_names(&observe::saved_sets(kernel)?).into_keys().collect();
         if !sets.is_empty() {
             removed.push(format!("{} ipsets", sets.len()));
             destroy(kernel, sets)?;
@@ -286,7 +287,7 @@ fn take_back(kernel: &mut dyn Kernel, wanted: &Wanted<'_>, before: &Observed) ->
 
 /// After a failure: sets that no rule will use.
 fn drop_new_sets(kernel: &mut dyn Kernel, wanted: &Wanted<'_>, before: &Observed) {
-    let new = wanted.sets().map(|(name, _)| name).filter(|name| !before.set_names.contains(*name));
+    let new = wanted.sets().map(|(name, _)| name).filter(|name| !before.set_names.contains_key(*name));
     // What stays is destroyed by the next loader that succeeds.
     let _ = destroy(kernel, new.cloned().collect());
 }
@@ -352,12 +353,15 @@ fn against(goal: &Goal<'_>, seen: &Observed) -> Vec<String> {
             .retain(|family| seen.scans.iter().any(|((f, _), scan)| f == family && !scan.chains.is_empty()));
     }
     let mut lines = seen.ruleset().map(|seen| differences(wanted, &seen, &families)).unwrap_or_default();
+    let witness = seen.reached().filter(|_| !seen.drift().is_empty() || !lines.is_empty());
+    let witness = witness.and_then(|seen| named::difference(goal.bundle, wanted, &seen));
     let interfaces = plan::interfaces(&goal.interfaces.names);
     let other =
         families.iter().filter(|family| seen.interfaces(**family).is_some_and(|there| there != interfaces));
     lines.extend(
         other.map(|family| format!("family {}: other interfaces of pods than the routes say", word(*family))),
     );
+    lines.extend(witness.map(|witness| witness.to_string()));
     lines
 }
 

@@ -21,5 +21,6 @@ pub mod nftables;
 pub mod remove;
 pub mod routes;
 pub mod status;
+pub mod witness;
 
 pub use error::Error;

@@ -100,8 +100,8 @@ pub struct Observed {
     pub tools: Tools,
     /// The sets.
     pub sets: Result<BTreeMap<String, Set>, ParseError>,
-    /// The names of the sets.
-    pub set_names: BTreeSet<String>,
+    /// The names of the sets, and what each is: `TYPE family FAMILY`.
+    pub set_names: BTreeMap<String, String>,
     /// What the listings of the families say of our chains.
     pub tables: BTreeMap<Family, Result<Tables, ParseError>>,
     /// The listings line by line.
@@ -141,10 +141,11 @@ pub fn saved_sets(kernel: &mut dyn Kernel) -> Result<String, Error> {
     }
 }
 
-/// The names of our sets in what `ipset save` printed.
-pub fn set_names(text: &str) -> BTreeSet<String> {
-    let names = text.lines().filter_map(|line| line.strip_prefix("create ")?.split(' ').next());
-    names.filter(|name| is_ours(name)).map(str::to_owned).collect()
+/// The names of our sets in what `ipset save` printed, and what each is.
+pub fn set_names(text: &str) -> BTreeMap<String, String> {
+    let created = text.lines().filter_map(|line| line.strip_prefix("create ")?.split_once(' '));
+    let kind = |rest: &str| rest.split(' ').take(3).collect::<Vec<_>>().join(" ");
+    created.filter(|(name, _)| is_ours(name)).map(|(name, rest)| (name.to_owned(), kind(rest))).collect()
 }
 
 /// A family as the messages and figures call it.

@@ -9,9 +9,7 @@
 
 use super::observe::{HALF_PREFIX, Observed, Scan};
 use netpolc_bundle::Version;
-use netpolc_bundle::ipt::{
-    Family, PODIF, PREFIX, Ruleset, Set, Table, Texts, is_interface, marker, with_lines,
-};
+use netpolc_bundle::ipt::{Family, PODIF, Ruleset, Set, Table, Texts, is_interface, marker, with_lines};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The set that a set with wrong elements is swapped with.
@@ -194,11 +192,11 @@ pub fn sets(wanted: &Wanted<'_>, seen: &Observed) -> String {
     let mut fresh = BTreeSet::new();
     let mut wrong = BTreeSet::new();
     for (name, set) in wanted.sets() {
-        let same_type = there.get(name).is_none_or(|seen| (seen.kind, seen.family) == (set.kind, set.family));
         if there.get(name) == Some(set) {
             continue;
         }
-        let list = if seen.set_names.contains(name) && same_type { &mut wrong } else { &mut fresh };
+        let kind = format!("{} family {}", set.kind, set.family);
+        let list = if seen.set_names.get(name) == Some(&kind) { &mut wrong } else { &mut fresh };
         list.insert(name.as_str());
     }
     let mut text = String::new();
@@ -210,7 +208,7 @@ pub fn sets(wanted: &Wanted<'_>, seen: &Observed) -> String {
         };
         if fresh.contains(name) {
             // A set of this name and another type can only be made anew.
-            if verb == "create" && seen.set_names.contains(name) {
+            if verb == "create" && seen.set_names.contains_key(name) {
                 text.push_str(&format!("destroy {name}\n"));
             }
             text.push_str(line);
@@ -219,7 +217,7 @@ pub fn sets(wanted: &Wanted<'_>, seen: &Observed) -> String {
             of.entry(name).or_default().push((verb, rest));
         }
     }
-    if !of.is_empty() && seen.set_names.contains(REPAIR) {
+    if !of.is_empty() && seen.set_names.contains_key(REPAIR) {
         text.push_str(&format!("destroy {REPAIR}\n"));
     }
     for (name, lines) in of {
@@ -230,12 +228,7 @@ pub fn sets(wanted: &Wanted<'_>, seen: &Observed) -> String {
 }
 
 /// Our sets that the goal does not have.
-pub fn stale_sets(wanted: &Wanted<'_>, names: &BTreeSet<String>) -> Vec<String> {
+pub fn stale_sets(wanted: &Wanted<'_>, names: &BTreeMap<String, String>) -> Vec<String> {
     let keep: BTreeSet<&String> = wanted.sets().map(|(name, _)| name).collect();
-    names.iter().filter(|name| !keep.contains(name)).cloned().collect()
-}
-
-/// Whether an object's name is one that only this module makes and takes away.
-pub fn is_temporary(name: &str) -> bool {
-    name == REPAIR || name.strip_prefix(PREFIX).is_some_and(|rest| rest.starts_with("PROBE"))
+    names.keys().filter(|name| !keep.contains(name)).cloned().collect()
 }

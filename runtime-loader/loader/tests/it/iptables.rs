@@ -96,7 +96,7 @@ fn every_way_ends_where_a_fresh_start_ends() {
             assert_eq!(netns.listing(variant), wanted[i], "{variant:?}");
             netns.load(&["status", "--bundle", bundles[i].path()], 0);
             let other = bundles[(i + 1) % 3].path();
-            assert!(netns.load(&["status", "--bundle", other], 1).contains("drift: marker"));
+            assert!(netns.load(&["status", "--bundle", other], 1).contains(": marker NETPOLC-V-"));
         }
     }
 }
