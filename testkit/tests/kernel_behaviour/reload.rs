@@ -211,20 +211,23 @@ fn under_traffic(world: &World, during: impl FnOnce()) -> Counts {
     counts
 }
 
-fn replaced_under_traffic(egress: bool) {
+/// Rules that are replaced again and again, by these backends in turn.
+fn replaced_under_traffic(egress: bool, prepare: &str, backends: &[&str]) {
     let world = World::new(&shop());
     let open = under_traffic(&world, || {});
     assert!(open.leaked.into_inner() > 50, "without rules what is denied must arrive");
     let bundles = versions(egress).map(|version| world.compile(&version));
     // The node that decides.
     let node = usize::from(!egress);
-    world.load(node, bundles[0][node].path());
-    let counts = under_traffic(&world, || {
-        for round in 1..=APPLIES {
-            let said = world.load(node, bundles[round % 2][node].path());
-            assert!(said.contains("applied: "), "{said}");
-        }
-    });
+    world.sh(node, prepare);
+    let load = |round: usize| {
+        let backend = backends[round % backends.len()];
+        let path = bundles[round % 2][node].path();
+        let said = world.load_with(node, path, &["--backend", backend]);
+        assert!(said.contains("applied: "), "{said}");
+    };
+    load(0);
+    let counts = under_traffic(&world, || (1..=APPLIES).for_each(load));
     let [allowed, lost, denied, leaked] =
         [counts.allowed, counts.lost, counts.denied, counts.leaked].map(AtomicU64::into_inner);
     assert!(allowed > 500 && denied > 500, "{allowed} {denied}");
@@ -233,12 +236,31 @@ fn replaced_under_traffic(egress: bool) {
 
 #[test]
 fn ingress_rules_replaced_under_traffic() {
-    replaced_under_traffic(false);
+    replaced_under_traffic(false, "", &["nftables"]);
 }
 
 #[test]
 fn egress_rules_replaced_under_traffic() {
-    replaced_under_traffic(true);
+    replaced_under_traffic(true, "", &["nftables"]);
+}
+
+/// With this, the loader uses the legacy variant of iptables: so does the kubelet, as it seems.
+const LEGACY: &str = "iptables-legacy -w -t mangle -N KUBE-IPTABLES-HINT";
+
+#[test]
+fn rules_of_iptables_nft_replaced_under_traffic() {
+    replaced_under_traffic(false, "", &["iptables"]);
+}
+
+#[test]
+fn rules_of_iptables_legacy_replaced_under_traffic() {
+    replaced_under_traffic(true, LEGACY, &["iptables"]);
+}
+
+#[test]
+fn backends_replaced_under_traffic() {
+    replaced_under_traffic(false, LEGACY, &["iptables", "nftables"]);
+    replaced_under_traffic(true, "", &["nftables", "iptables"]);
 }
 
 /// Connections that were opened under other rules, which allow them too, go on.

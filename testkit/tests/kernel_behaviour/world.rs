@@ -1,7 +1,8 @@
 //! A small cluster as namespaces: YAML in, outcomes of packets out.
 
-use netpolc_bundle::{Artifacts, Bindings, Bundle, LocalPod, Parts, store};
+use netpolc_bundle::{Backend, Bindings, Bundle, Parts, store};
 use netpolc_frontend::model::Model;
+use netpolc_node::{Labels, NodeBuilder, local_bindings};
 use netpolc_sandbox::{
     DEFAULT_TIMEOUT, HostId, NodeSpec, Outcome, OutsideSpec, PodSpec, Probe, Protocol, Sandbox, Spec,
     find_program,
@@ -120,29 +121,28 @@ impl World {
 
     /// A bundle for each node, with these policies.
     pub(crate) fn compile(&self, policies: &[String]) -> Vec<tempfile::TempDir> {
-        let model = read(&format!("{}{}", self.cluster, policies.concat()));
-        let pods = model.pods.clone();
-        let nodes = compile(model).unwrap().nodes().unwrap();
+        let compiled = compile(read(&format!("{}{}", self.cluster, policies.concat()))).unwrap();
+        let labels = Labels::of_policies(&compiled.model);
+        let backends = [Backend::Nftables, Backend::Iptables];
+        let mut builder = NodeBuilder::new(&compiled.model, &compiled.matrix, &labels, backends, "");
+        let hosts = &compiled.matrix.hosts;
         assert_eq!(
-            nodes.iter().map(|node| &node.name).collect::<Vec<_>>(),
+            hosts.iter().map(|(_, node)| &node.name).collect::<Vec<_>>(),
             self.nodes.iter().collect::<Vec<_>>()
         );
-        let bundle = |node: netpolc_testkit::pipeline::Node| {
-            let local = pods.iter().filter(|pod| pod.node == node.name);
-            let pods =
-                local.map(|pod| LocalPod { name: pod.full_name(), addresses: pod.addrs.clone() }).collect();
+        let bundle = |(host, node): (_, &netpolc_ir::unit::HostData)| {
             let parts = Parts {
                 compiler: "test".into(),
-                node: node.name,
-                artifacts: Artifacts { nftables: Some(node.script), ..Artifacts::default() },
-                bindings: Bindings { pods },
+                node: node.name.clone(),
+                artifacts: builder.artifacts(host).unwrap(),
+                bindings: Bindings { pods: local_bindings(&compiled.matrix, host) },
                 ..Parts::default()
             };
             let dir = tempfile::tempdir().unwrap();
             store::write(dir.path(), &Bundle::new(parts).unwrap()).unwrap();
             dir
         };
-        nodes.into_iter().map(bundle).collect()
+        hosts.iter().map(bundle).collect()
     }
 
     /// Applies a bundle at a node; the answer is what the loader said.
