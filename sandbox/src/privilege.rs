@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{getegid, geteuid};
@@ -35,6 +36,21 @@ pub fn enter_user_namespace() -> Result<(), Error> {
     write("/proc/self/uid_map", &format!("0 {uid} 1"))?;
     write("/proc/self/gid_map", &format!("0 {gid} 1"))
 }
+
+/// Gives the calling thread, and what it starts from now on, a bpf file system of its own where `netpol-loader` pins
+/// programs. A pinned program keeps its network namespace alive; these pins end with the process, as the namespaces do.
+/// Where that may not be done, nobody can load such programs either.
+pub(crate) fn own_bpf_file_system() {
+    let none: Option<&str> = None;
+    let _ = fs::create_dir_all(BPF_FILE_SYSTEM)
+        .map_err(|_| nix::Error::EACCES)
+        .and_then(|()| unshare(CloneFlags::CLONE_NEWNS))
+        .and_then(|()| mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none))
+        .and_then(|()| mount(Some("bpf"), BPF_FILE_SYSTEM, Some("bpf"), MsFlags::MS_NOSUID, none));
+}
+
+/// Where the loader looks first.
+const BPF_FILE_SYSTEM: &str = "/run/netpolc/bpf";
 
 fn write(path: &str, text: &str) -> Result<(), Error> {
     fs::write(path, text).map_err(|e| Error::system(format!("write {text:?} to {path}"), e))

@@ -17,7 +17,7 @@ use crate::listen::{self, Listener, Server};
 use crate::namespace::Namespace;
 use crate::network::{Batches, Sysctl, batches, sysctls};
 use crate::observe::{RawPacket, Watch};
-use crate::privilege::allow_open_files;
+use crate::privilege::{allow_open_files, own_bpf_file_system};
 use crate::probe::{Outcome, Probe};
 use crate::spec::{HostId, MAX_LISTENERS, Protocol, Spec};
 
@@ -67,6 +67,7 @@ impl Sandbox {
         let files = (endpoints.sum::<usize>().min(MAX_LISTENERS) + hosts.len()) as u64;
         // Twice the probes: each may stand against an accepted connection.
         allow_open_files(files + 2 * engine::OPEN_FILES + OTHER_FILES)?;
+        own_bpf_file_system();
         let ipv6 = Path::new("/proc/sys/net/ipv6").exists();
         if !ipv6 && hosts.iter().any(|&host| spec.addrs(host).iter().any(IpAddr::is_ipv6)) {
             return Err(Error::Spec("there are IPv6 addresses, and this kernel has no IPv6".into()));

@@ -2,6 +2,7 @@
 //!
 //! Everything is seeded: the same seed gives the same bytes on every machine, and a failure names its seed.
 
+pub mod bundles;
 pub mod flows;
 pub mod generate;
 pub mod mutate;

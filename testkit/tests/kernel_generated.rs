@@ -2,18 +2,22 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test fails by panicking")]
 
+use netpolc_bundle::Backend;
 use netpolc_ir::addr::Family;
 use netpolc_ir::ports::{Protocol, Transport};
 use netpolc_ir::unit::{Flow, Verdict};
 use netpolc_sandbox::{
-    HostId, NodeSpec, Outcome, OutsideSpec, PodSpec, Probe, Protocol as Wire, Sandbox, Spec, find_program,
+    HostId, NodeSpec, Outcome, OutsideSpec, PodSpec, Probe, Protocol as Wire, Sandbox, Spec,
 };
+use netpolc_testkit::bundles;
 use netpolc_testkit::flows::Questions;
 use netpolc_testkit::generate::{Options, generate};
 use netpolc_testkit::pipeline::{Compiled, Node, compile, decide, model, seeds};
 use netpolc_testkit::random::Random;
+use netpolc_testkit::samples::programs;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -35,6 +39,11 @@ fn as_root(test: &str, body: fn()) {
     let text =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+/// Whether root here is root of the machine.
+fn in_first_user_namespace() -> bool {
+    std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| map.contains("4294967295"))
 }
 
 fn spec(compiled: &Compiled, questions: &Questions, random: &mut Random) -> Spec {
@@ -147,11 +156,11 @@ fn wrong(sandbox: &Sandbox, flows: &[(Flow, Verdict)]) -> Vec<(Flow, Verdict, Ou
     found
 }
 
-fn load(sandbox: &Sandbox, node: usize, script: &str) {
-    let mut command = Command::new(find_program("nft", "nftables").unwrap());
-    command.args(["-f", "-"]);
-    let output = sandbox.run_in_node(node, command, script.as_bytes()).unwrap();
-    assert!(output.status.success(), "{}\n{script}", String::from_utf8_lossy(&output.stderr));
+fn load(sandbox: &Sandbox, node: usize, loader: &Path, bundle: &Path, backend: Backend) {
+    let mut command = Command::new(loader);
+    command.args(["apply", "--backend", &backend.to_string()]).arg(bundle);
+    let output = sandbox.run_in_node(node, command, b"").unwrap();
+    assert!(output.status.success(), "{backend}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Returns how many flows were allowed and denied.
@@ -172,9 +181,17 @@ fn check(seed: u64) -> [usize; 2] {
     let all: Vec<(Flow, Verdict)> = flows.iter().map(|(f, _)| (*f, Verdict::Allow)).collect();
     let lost = wrong(&sandbox, &all);
     assert!(lost.is_empty(), "seed {seed}: without rules {lost:?}\n{yaml}");
-    nodes.iter().enumerate().for_each(|(i, node)| load(&sandbox, i, &node.script));
-    let wrong = wrong(&sandbox, &flows);
-    assert!(wrong.is_empty(), "seed {seed}: {wrong:#?}\n{yaml}");
+    let loader = programs().unwrap().join("netpol-loader");
+    let backends = bundles::backends(nix::unistd::geteuid().is_root() && in_first_user_namespace());
+    let dir = tempfile::tempdir().unwrap();
+    bundles::write(&compiled, &backends, dir.path()).unwrap();
+    for backend in backends {
+        for (i, node) in nodes.iter().enumerate() {
+            load(&sandbox, i, &loader, &dir.path().join(&node.name), backend);
+        }
+        let wrong = wrong(&sandbox, &flows);
+        assert!(wrong.is_empty(), "seed {seed}, {backend}: {wrong:#?}\n{yaml}");
+    }
     [Verdict::Allow, Verdict::Deny].map(|v| flows.iter().filter(|(_, verdict)| *verdict == v).count())
 }
 

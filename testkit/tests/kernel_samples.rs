@@ -11,9 +11,9 @@ use netpolc_sandbox::{
     DEFAULT_TIMEOUT, HostId, NodeSpec, Outcome, OutsideSpec, PodSpec, Probe, Protocol, Sandbox, Spec,
     find_program,
 };
-use netpolc_testkit::each_sample;
 use netpolc_testkit::pipeline::compile;
 use netpolc_testkit::samples::{Sample, folders, programs, repository};
+use netpolc_testkit::{bundles, each_sample};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
@@ -147,8 +147,8 @@ fn check(test: &str) {
     });
     let tries: Vec<Try> = tries.collect();
     let programs = programs().unwrap();
-    let bundles = tempfile::tempdir().unwrap();
-    build(&programs, &sample.name, bundles.path());
+    let dir = tempfile::tempdir().unwrap();
+    build(&programs, &sample.name, dir.path());
 
     let sandbox = Sandbox::build(&spec).unwrap();
     let mut wrong = Vec::new();
@@ -158,28 +158,40 @@ fn check(test: &str) {
         }
     }
     assert!(wrong.is_empty(), "the control run shows nothing:\n{}", wrong.join("\n"));
-    for (i, node) in spec.nodes.iter().enumerate() {
-        let mut loader = Command::new(programs.join("netpol-loader"));
-        loader.arg("apply").arg(bundles.path().join(&node.name));
-        in_node(&sandbox, i, loader, "");
-    }
-    for (t, outcome) in tries.iter().zip(send(&sandbox, &tries, |t| t.expect == Verdict::Allow)) {
-        let right = match t.expect {
-            Verdict::Allow => outcome == Outcome::Reached,
-            // Dropped without a word, not rejected.
-            Verdict::Deny => outcome == Outcome::NotReached,
-        };
-        if !right {
-            wrong.push(format!("{outcome}: {}", t.text));
+    // Each backend takes the place of the one before, so the switch is tried too.
+    for backend in bundles::backends(in_first_user_namespace()) {
+        for (i, node) in spec.nodes.iter().enumerate() {
+            let mut loader = Command::new(programs.join("netpol-loader"));
+            loader.args(["apply", "--backend", &backend.to_string()]).arg(dir.path().join(&node.name));
+            in_node(&sandbox, i, loader, "");
+        }
+        for (t, outcome) in tries.iter().zip(send(&sandbox, &tries, |t| t.expect == Verdict::Allow)) {
+            let right = match t.expect {
+                Verdict::Allow => outcome == Outcome::Reached,
+                // Dropped without a word, not rejected.
+                Verdict::Deny => outcome == Outcome::NotReached,
+            };
+            if !right {
+                wrong.push(format!("{backend}, {outcome}: {}", t.text));
+            }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Whether root here is root of the machine, who alone may load programs.
+fn in_first_user_namespace() -> bool {
+    std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| map.contains("4294967295"))
+}
+
 /// Builds the bundles of a sample.
 fn build(programs: &Path, sample: &str, out: &Path) {
     let mut netpolc = Command::new(programs.join("netpolc"));
-    netpolc.arg("build").arg(repository().join("samples").join(sample)).arg("--out").arg(out);
+    netpolc
+        .args(["build", "--backend", "ebpf,nftables,iptables"])
+        .arg(repository().join("samples").join(sample))
+        .arg("--out")
+        .arg(out);
     let done = netpolc.output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }

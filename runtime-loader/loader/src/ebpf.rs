@@ -1,9 +1,30 @@
 //! The backend eBPF.
+//!
+//! [`hook`] is what stands in the way of packets and never changes; a [`generation`] is one version, a program with its
+//! maps. Applying makes a new generation beside the old one, and then stores its program into the hook's slot, which is the
+//! one step that packets see, for both families and both directions at once. What was not finished when the loader was
+//! killed is a directory of pins that no slot names; the next run removes it.
+
+pub mod bpffs;
+mod generation;
+mod hook;
+mod sys;
+mod track;
 
 use crate::Error;
+use crate::cut::Established;
 use crate::dataplane::{Dataplane, Goal, InForce, Outcome};
 use crate::kernel::Kernel;
-use netpolc_bundle::{Backend, Version};
+use generation::{Generation, Wanted};
+use hook::Hook;
+use netpolc_bundle::bpf::Field;
+use netpolc_bundle::bpf::contents::Contents;
+use netpolc_bundle::bpf::layout::SHARED;
+use netpolc_bundle::{Artifact, Backend, Version};
+use nix::net::if_::if_nametoindex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
 
 /// Our programs at the FORWARD hook.
 #[derive(Debug)]
@@ -14,24 +35,230 @@ impl Dataplane for Ebpf {
         Backend::Ebpf
     }
 
-    fn missing(&self, _: &mut dyn Kernel, _: &Goal<'_>) -> Option<String> {
-        Some("this version of the loader cannot load it yet".to_owned())
+    fn missing(&self, kernel: &mut dyn Kernel, _: &Goal<'_>) -> Option<String> {
+        if let Err(error) = sys::probe() {
+            return Some(format!("the kernel takes no programs of type netfilter (Linux 6.4): {error}"));
+        }
+        let fields = match generation::kernel_types() {
+            Ok(fields) => fields,
+            Err(error) => return Some(format!("the kernel's types are not known: {error}")),
+        };
+        if let Some(field) = Field::ALL.into_iter().find(|field| !fields.contains_key(field)) {
+            return Some(format!("the kernel's types lack {}", field.path()));
+        }
+        track::missing(kernel)
     }
 
     fn apply(
         &self,
-        _: &mut dyn Kernel,
-        _: &Goal<'_>,
-        _: &mut Vec<String>,
+        kernel: &mut dyn Kernel,
+        goal: &Goal<'_>,
+        notes: &mut Vec<String>,
     ) -> Result<(Version, Outcome), Error> {
-        Err(Error::Refused("this version of the loader cannot load it yet".to_owned()))
+        let none = || Error::Refused("it has no artifacts for eBPF".into());
+        let version = *goal.bundle.manifest.artifacts.get(&Artifact::Ebpf).ok_or_else(none)?;
+        let pair = goal.read.ebpf.as_ref().ok_or_else(none)?;
+        let wanted = Wanted::of(pair, version, goal.established);
+        let interfaces = interfaces(goal, &wanted.artifact.contents)?;
+        track::switch_on(kernel)?;
+        let dir = bpffs::find_or_mount()?;
+        fs::create_dir_all(&dir).map_err(|error| Error::io(dir.display().to_string(), error))?;
+        let seen = observe(&dir);
+        let drift = seen.drift(&dir);
+        notes.extend(drift.iter().map(|reason| format!("was found: {reason}")));
+        if let (Some(live), true) = (&seen.live, drift.is_empty())
+            && live.meta == wanted.meta
+        {
+            let changed = live.set_interfaces(&interfaces)?;
+            seen.remove_stale(notes);
+            return Ok((version, if changed { Outcome::Interfaces } else { Outcome::Unchanged }));
+        }
+        let fresh = next_generation(&dir);
+        let made = Generation::create(&fresh, &wanted, &interfaces).and_then(|made| {
+            let hook = Hook::open_or_create(&dir)?;
+            hook.switch(&made.program)?;
+            Ok(made)
+        });
+        if let Err(error) = made {
+            // Nothing that packets meet has changed; what could not be finished goes.
+            let _ = bpffs::remove(&fresh);
+            return Err(error);
+        }
+        let after = observe(&dir);
+        let faults = after.drift(&dir);
+        if !faults.is_empty() {
+            return Err(Error::NotConfirmed(faults.join("; ")));
+        }
+        after.remove_stale(notes);
+        let repaired = !drift.is_empty();
+        Ok((version, if repaired { Outcome::Repaired } else { Outcome::Applied }))
     }
 
-    fn status(&self, _: &mut dyn Kernel, _: Option<&Goal<'_>>) -> Result<Option<InForce>, Error> {
-        Ok(None)
+    fn status(&self, kernel: &mut dyn Kernel, goal: Option<&Goal<'_>>) -> Result<Option<InForce>, Error> {
+        let Some(dir) = bpffs::find()?.filter(|dir| dir.exists()) else { return Ok(None) };
+        let seen = observe(&dir);
+        if seen.live.is_none() && seen.hook.is_none() {
+            return Ok(None);
+        }
+        let mut drift = seen.drift(&dir);
+        drift.extend(track::drift(kernel)?);
+        if let (Some(goal), Some(live)) = (goal, &seen.live)
+            && let (Some(pair), Some(version)) =
+                (&goal.read.ebpf, goal.bundle.manifest.artifacts.get(&Artifact::Ebpf))
+        {
+            if live.meta.version != *version {
+                drift.push(format!("version {} is in force, not the bundle's {version}", live.meta.version));
+            }
+            if live.interfaces().ok() != interfaces(goal, &pair.cut.contents).ok() {
+                drift.push("other interfaces of pods than the routes say".to_owned());
+            }
+        }
+        Ok(Some(seen.in_force(drift)))
     }
 
-    fn remove(&self, _: &mut dyn Kernel) -> Result<Vec<String>, Error> {
-        Ok(Vec::new())
+    fn remove(&self, kernel: &mut dyn Kernel) -> Result<Vec<String>, Error> {
+        let Some(dir) = bpffs::find()?.filter(|dir| dir.exists()) else {
+            return track::remove(kernel);
+        };
+        if let Some(hook) = Hook::open(&dir) {
+            hook.release()?;
+        }
+        bpffs::remove(&dir).map_err(|error| Error::io(dir.display().to_string(), error))?;
+        let mut removed = vec!["eBPF programs".to_owned()];
+        removed.extend(track::remove(kernel)?);
+        Ok(removed)
+    }
+}
+
+/// What of ours is in the kernel.
+#[derive(Debug)]
+struct Observed {
+    hook: Option<Hook>,
+    /// The version that the hook calls.
+    live: Option<Generation>,
+    /// Directories of versions that no packet meets.
+    stale: Vec<PathBuf>,
+}
+
+fn observe(dir: &Path) -> Observed {
+    let hook = Hook::open(dir);
+    let id = hook.as_ref().and_then(Hook::program_id);
+    let mut observed = Observed { hook, live: None, stale: Vec::new() };
+    for path in generations(dir) {
+        let generation = Generation::open(&path).ok();
+        let live = generation.filter(|found| id.is_some() && found.program.program_id().ok() == id);
+        match live {
+            Some(live) => observed.live = Some(live),
+            None => observed.stale.push(path),
+        }
+    }
+    observed
+}
+
+/// The directories of versions, whole or not.
+fn generations(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let is_ours = |path: &PathBuf| number(path).is_some();
+    let mut found: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(is_ours).collect();
+    found.sort_by_key(|path| number(path));
+    found
+}
+
+fn number(path: &Path) -> Option<u64> {
+    path.file_name()?.to_str()?.strip_prefix('g')?.parse().ok()
+}
+
+fn next_generation(dir: &Path) -> PathBuf {
+    let last = generations(dir).last().and_then(|path| number(path)).unwrap_or(0);
+    dir.join(format!("g{}", last + 1))
+}
+
+impl Observed {
+    /// Why this is not wholly the version that it says; empty if it is, or if there is nothing.
+    fn drift(&self, dir: &Path) -> Vec<String> {
+        let Some(hook) = &self.hook else { return Vec::new() };
+        let mut reasons = hook.faults(dir);
+        match &self.live {
+            None => {}
+            Some(live) => match live.contents() {
+                Ok(contents) if contents == live.meta.contents => {}
+                Ok(_) => reasons.push("the maps hold something else than they were filled with".to_owned()),
+                Err(error) => reasons.push(format!("the maps cannot be read: {error}")),
+            },
+        }
+        reasons
+    }
+
+    fn remove_stale(&self, notes: &mut Vec<String>) {
+        for path in &self.stale {
+            if let Err(error) = bpffs::remove(path) {
+                notes.push(format!(
+                    "what an earlier version left could not be removed, no packet meets it: {}: {error}",
+                    path.display()
+                ));
+            }
+        }
+    }
+
+    fn in_force(&self, drift: Vec<String>) -> InForce {
+        let mut counts = BTreeMap::new();
+        let mut interfaces = Vec::new();
+        let mut dropped_packets = BTreeMap::new();
+        if let Some(live) = &self.live {
+            for entry in live.entries().unwrap_or_default() {
+                *counts.entry(entry.map.name().to_owned()).or_insert(0) += 1;
+            }
+            let indices = live.interfaces().unwrap_or_default().into_keys();
+            interfaces.extend(indices.map(name_of));
+            dropped_packets.insert("deny".to_owned(), live.denied().unwrap_or(0));
+        }
+        let version = self.live.as_ref().map(|live| live.meta.version.to_string());
+        InForce {
+            backend: Backend::Ebpf,
+            version: version.filter(|_| drift.is_empty()),
+            counts,
+            interfaces,
+            dropped_packets,
+            drift,
+        }
+    }
+}
+
+/// The name of an interface, or its number if it is gone.
+fn name_of(index: u32) -> String {
+    let name = nix::net::if_::if_indextoname(index).ok();
+    name.map_or_else(|| format!("#{index}"), |name| name.to_string_lossy().into_owned())
+}
+
+/// Which of the contents' pods is behind which interface.
+fn interfaces(goal: &Goal<'_>, contents: &Contents) -> Result<BTreeMap<u32, u32>, Error> {
+    let pods = goal.bundle.bindings()?.pods;
+    let mut found = BTreeMap::new();
+    for (name, behind) in &goal.interfaces.pods {
+        // One that has just gone takes its packets with it.
+        let Ok(index) = if_nametoindex(name.as_str()) else { continue };
+        let addresses = behind.iter().filter_map(|i| pods.get(*i)).flat_map(|pod| &pod.addresses);
+        let numbers: BTreeSet<u32> = addresses
+            .filter_map(|addr| contents.pods.get(addr))
+            .map(|pod| pod.pod)
+            .filter(|n| *n != 0)
+            .collect();
+        let shared = goal.interfaces.shared.contains(name);
+        match numbers.into_iter().collect::<Vec<_>>().as_slice() {
+            [] => {}
+            [one] if !shared => drop(found.insert(index, *one)),
+            _ => drop(found.insert(index, SHARED)),
+        }
+    }
+    Ok(found)
+}
+
+/// What the loader was told becomes of connections, as the programs are called.
+impl From<Established> for netpolc_bundle::bpf::contents::Established {
+    fn from(established: Established) -> Self {
+        match established {
+            Established::Cut => Self::Cut,
+            Established::Keep => Self::Keep,
+        }
     }
 }

@@ -26,6 +26,8 @@ pub enum Error {
     Kernel { what: String, complaint: String },
     #[error("{what}: {source}")]
     Io { what: String, source: std::io::Error },
+    #[error("{0}")]
+    Incomplete(String),
     #[error("another netpol-loader holds the lock {0}")]
     Busy(String),
     #[error(
@@ -44,6 +46,7 @@ impl Error {
             | Error::Refused(_)
             | Error::Permission(_)
             | Error::Io { .. }
+            | Error::Incomplete(_)
             | Error::Busy(_) => 2,
             Error::NoProgram { .. }
             | Error::Unusable { .. }

@@ -74,7 +74,7 @@ impl Dataplane for Iptables {
             .get(&artifact)
             .ok_or_else(|| Error::Refused("it has no artifacts for iptables".into()))?;
         let how = reason.map_or("with ipsets".to_owned(), |reason| format!("without ipsets: {reason}"));
-        notes.push(format!("{}: {why}; {how}", before.tools.variant));
+        let how = format!("{}: {why}; {how}", before.tools.variant);
         let wanted = Wanted {
             texts: goal.bundle.iptables(artifact == Artifact::Iptables)?,
             ruleset,
@@ -84,6 +84,7 @@ impl Dataplane for Iptables {
             families,
         };
         let outcome = converge(kernel, &wanted, before, notes)?;
+        notes.extend(Some(how).filter(|_| outcome != Outcome::Unchanged));
         for view in others.iter().filter(|view| view.has_ours()) {
             take_out(kernel, view)?;
             notes.push(format!("removed our chains of {}", view.tools.variant));

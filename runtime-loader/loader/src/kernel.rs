@@ -12,7 +12,7 @@ use netpolc_bundle::nft::{Family, TABLE};
 use nix::ifaddrs::getifaddrs;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::SockaddrStorage;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::net::IpAddr;
@@ -346,7 +346,7 @@ impl Kernel for System {
     }
 
     fn routes(&mut self) -> Result<Routes, Error> {
-        let mut routes = BTreeMap::new();
+        let mut routes = Routes::new();
         routes::read_ipv4(&read("/proc/thread-self/net/route")?, &mut routes);
         routes::read_ipv6(&read("/proc/thread-self/net/ipv6_route")?, &mut routes);
         Ok(routes)

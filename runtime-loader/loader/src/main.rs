@@ -1,7 +1,9 @@
 //! The command line of the loader.
 
 use clap::{Parser, Subcommand, ValueEnum};
+use netpol_loader::daemon::{self, enforcer::ThisKernel, store::Store};
 use netpol_loader::kernel::System;
+use netpol_loader::node::{self, CniFiles};
 use netpol_loader::{Error, apply, cut, remove, status};
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -40,8 +42,28 @@ enum Command {
         #[arg(long, value_name = "BUNDLE_DIR")]
         bundle: Option<PathBuf>,
     },
-    /// Take out everything of ours, and nothing else.
-    Remove,
+    /// Take out everything of ours, and nothing else. A running daemon would put it back: end it first.
+    Remove {
+        /// Also what `run --cni` makes, and what it wrote down.
+        #[arg(long)]
+        cni: bool,
+        #[command(flatten)]
+        files: CniFiles,
+        /// Where the daemon wrote down what is in force.
+        #[arg(long, value_name = "DIR", default_value = "/var/lib/netpolc")]
+        state: PathBuf,
+    },
+    /// The daemon of a node: takes bundles over a socket, keeps them in force, and leaves them in force when it ends.
+    Run {
+        /// What enforces the bundles.
+        #[arg(long, value_enum, default_value = "auto")]
+        backend: Backend,
+        /// What becomes of established connections that a bundle would not let begin.
+        #[arg(long, value_enum, default_value = "cut")]
+        established: Established,
+        #[command(flatten)]
+        options: Box<daemon::Options>,
+    },
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -101,8 +123,13 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<u8, Error> {
+    if let Command::Run { backend, established, options } = command {
+        return daemon::run(*options, established.into(), Box::new(ThisKernel(backend.wanted()))).map(|()| 0);
+    }
     let mut kernel = System::new();
     match command {
+        // It is gone already.
+        Command::Run { .. } => {}
         Command::Apply { bundle_dir, backend, established } => {
             let report = apply::apply(&mut kernel, &bundle_dir, backend.wanted(), established.into())?;
             report.notes.iter().for_each(|note| say(&format!("note: {note}")));
@@ -116,12 +143,17 @@ fn run(command: Command) -> Result<u8, Error> {
             })?;
             return Ok(u8::from(!status.in_force));
         }
-        Command::Remove => {
+        Command::Remove { cni, files, state } => {
             let removed = remove::remove(&mut kernel)?;
             answer(&match removed.as_slice() {
                 [] => "unchanged: there is nothing of netpolc\n".to_owned(),
                 names => format!("removed: {}\n", names.join(", ")),
             })?;
+            if cni {
+                for line in [node::remove(&files, &state)?, Store::new(state).forget()?].concat() {
+                    answer(&format!("removed: {line}\n"))?;
+                }
+            }
         }
     }
     Ok(0)

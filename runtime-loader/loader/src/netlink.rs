@@ -1,4 +1,4 @@
-//! Netlink messages, as far as conntrack needs them (`include/uapi/linux/netlink.h`, netlink(7)).
+//! Netlink messages, as far as connections, routes and links need them (`include/uapi/linux/netlink.h`, netlink(7)).
 //!
 //! A message is a header of 16 bytes and a payload; an attribute a header of 4 bytes and a value; both are padded to 4
 //! bytes. Headers are in the machine's byte order. What comes in is checked against its own lengths: nothing is read
@@ -137,7 +137,7 @@ impl Outgoing {
     }
 }
 
-/// A socket to netfilter in the network namespace of this thread.
+/// A socket in the network namespace of this thread.
 #[derive(Debug)]
 pub struct Socket {
     fd: OwnedFd,
@@ -150,12 +150,19 @@ impl Socket {
     /// # Errors
     /// `EPROTONOSUPPORT` if the kernel has no nfnetlink.
     pub fn open() -> io::Result<Socket> {
-        let fd = socket(
-            AddressFamily::Netlink,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            SockProtocol::NetlinkNetFilter,
-        )?;
+        Socket::with(SockProtocol::NetlinkNetFilter)
+    }
+
+    /// Opens a socket for routes and links instead.
+    ///
+    /// # Errors
+    /// If the kernel has none to give.
+    pub fn open_route() -> io::Result<Socket> {
+        Socket::with(SockProtocol::NetlinkRoute)
+    }
+
+    fn with(protocol: SockProtocol) -> io::Result<Socket> {
+        let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
         setsockopt(&fd, sockopt::ReceiveTimeout, &TimeVal::new(PATIENCE_SECONDS, 0))?;
         Ok(Socket { fd, buffer: vec![0; BUFFER_BYTES] })
     }

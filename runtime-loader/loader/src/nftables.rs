@@ -209,7 +209,7 @@ fn clean(kernel: &mut dyn Kernel, goal: &Goal<'_>, seen: &Observed, notes: &mut 
     }
 }
 
-/// The figures of `counter packets N bytes N drop`, which the parser leaves out.
+/// The figures of `counter packets N bytes N drop` (or `accept`), which the parser leaves out.
 fn dropped(listing: &str) -> BTreeMap<String, u64> {
     let mut sums = BTreeMap::new();
     let mut chain = "";
@@ -219,7 +219,8 @@ fn dropped(listing: &str) -> BTreeMap<String, u64> {
             chain = name.split('_').next().unwrap_or_default();
         }
         let figures = words.windows(6).find_map(|window| match window {
-            ["counter", "packets", number, "bytes", _, "drop"] => number.parse::<u64>().ok(),
+            // In audit mode a rule that would drop accepts; no other rule that accepts counts.
+            ["counter", "packets", number, "bytes", _, "drop" | "accept"] => number.parse::<u64>().ok(),
             _ => None,
         });
         if let Some(packets) = figures {

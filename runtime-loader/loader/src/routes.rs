@@ -7,8 +7,37 @@ use netpolc_bundle::{Bindings, nft};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The interfaces that the routes to an address name.
-pub type Routes = BTreeMap<IpAddr, BTreeSet<String>>;
+/// The node's routes to its pods.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Routes {
+    /// The interfaces that the routes to a single address name.
+    pub hosts: BTreeMap<IpAddr, BTreeSet<String>>,
+    /// Interfaces with a whole network behind them, as bridges have: first address, prefix length, name.
+    pub networks: Vec<(IpAddr, u8, String)>,
+}
+
+impl Routes {
+    /// None.
+    pub fn new() -> Routes {
+        Routes::default()
+    }
+
+    /// The interface with the smallest network that has this address.
+    fn network_of(&self, addr: IpAddr) -> Option<&String> {
+        let bits = |addr: IpAddr| match addr {
+            IpAddr::V4(addr) => (32u8, u128::from(u32::from(addr))),
+            IpAddr::V6(addr) => (128, u128::from(addr)),
+        };
+        let (width, wanted) = bits(addr);
+        let inside = |base: IpAddr, len: u8| {
+            let (other, base) = bits(base);
+            let shift = u32::from(width.saturating_sub(len));
+            other == width && (wanted ^ base).checked_shr(shift).unwrap_or(0) == 0
+        };
+        let having = self.networks.iter().filter(|(base, len, _)| inside(*base, *len));
+        having.max_by_key(|(_, len, _)| *len).map(|(_, _, name)| name)
+    }
+}
 
 // `include/uapi/linux/route.h` and `include/uapi/linux/ipv6_route.h`.
 const RTF_UP: u32 = 0x0001;
@@ -30,13 +59,15 @@ pub fn read_ipv4(text: &str, routes: &mut Routes) {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let [ifname, destination, _, flags, _, _, _, mask, ..] = fields.as_slice() else { continue };
         let hex = |digits: &str| u32::from_str_radix(digits, 16).ok();
-        let (Some(destination), Some(flags), Some(u32::MAX)) = (hex(destination), hex(flags), hex(mask))
-        else {
+        let (Some(destination), Some(flags), Some(mask)) = (hex(destination), hex(flags), hex(mask)) else {
             continue;
         };
-        if direct(flags) {
-            let addr = IpAddr::V4(Ipv4Addr::from(destination.to_ne_bytes()));
-            routes.entry(addr).or_default().insert((*ifname).to_owned());
+        let addr = IpAddr::V4(Ipv4Addr::from(destination.to_ne_bytes()));
+        match mask.count_ones() as u8 {
+            _ if !direct(flags) => {}
+            32 => drop(routes.hosts.entry(addr).or_default().insert((*ifname).to_owned())),
+            0 => {}
+            len => routes.networks.push((addr, len, (*ifname).to_owned())),
         }
     }
 }
@@ -46,13 +77,23 @@ pub fn read_ipv4(text: &str, routes: &mut Routes) {
 pub fn read_ipv6(text: &str, routes: &mut Routes) {
     for line in text.lines() {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        let [destination, "80", _, "00", _, _, _, _, flags, ifname] = fields.as_slice() else { continue };
-        let (Ok(addr), Ok(flags)) = (u128::from_str_radix(destination, 16), u32::from_str_radix(flags, 16))
-        else {
+        let [destination, len, _, "00", _, _, _, _, flags, ifname] = fields.as_slice() else { continue };
+        let (Ok(addr), Ok(len), Ok(flags)) = (
+            u128::from_str_radix(destination, 16),
+            u8::from_str_radix(len, 16),
+            u32::from_str_radix(flags, 16),
+        ) else {
             continue;
         };
-        if direct(flags) && *ifname != "lo" {
-            routes.entry(IpAddr::V6(Ipv6Addr::from(addr))).or_default().insert((*ifname).to_owned());
+        let addr = Ipv6Addr::from(addr);
+        // Every interface has a route to its link's own addresses and to those of groups, which are no pod's.
+        let of_link = addr.is_multicast() || addr.is_unicast_link_local();
+        match len {
+            _ if !direct(flags) || *ifname == "lo" => {}
+            128 => drop(routes.hosts.entry(addr.into()).or_default().insert((*ifname).to_owned())),
+            0 => {}
+            len if !of_link => routes.networks.push((addr.into(), len, (*ifname).to_owned())),
+            _ => {}
         }
     }
 }
@@ -64,6 +105,8 @@ pub struct PodInterfaces {
     pub names: BTreeSet<String>,
     /// For each interface the pods behind it, by their place in the bundle's bindings.
     pub pods: BTreeMap<String, BTreeSet<usize>>,
+    /// Those with any number of addresses behind them, as bridges have.
+    pub shared: BTreeSet<String>,
 }
 
 /// The interfaces of the node's pods, and notes on what is missing.
@@ -73,9 +116,13 @@ pub fn pod_interfaces(bindings: &Bindings, routes: &Routes) -> (PodInterfaces, V
     let mut without = Vec::new();
     for (i, pod) in bindings.pods.iter().enumerate() {
         let names: BTreeSet<&String> =
-            pod.addresses.iter().filter_map(|addr| routes.get(addr)).flatten().collect();
+            pod.addresses.iter().filter_map(|addr| routes.hosts.get(addr)).flatten().collect();
         if names.is_empty() && !pod.addresses.is_empty() {
             without.push(pod.name.as_str());
+            for name in pod.addresses.iter().filter_map(|addr| routes.network_of(*addr)) {
+                found.shared.insert(name.clone());
+                found.pods.entry(name.clone()).or_default().insert(i);
+            }
         }
         for name in names {
             if nft::is_ifname(name) {
@@ -123,8 +170,12 @@ mod tests {
              fd000000000000000000000000000000 40 {zero} 00 {zero} 100 1 0 00000001     eth0\n"
         );
         read_ipv6(&v6, &mut routes);
-        let shown: Vec<String> = routes.iter().map(|(addr, names)| format!("{addr} {names:?}")).collect();
+        let shown: Vec<String> =
+            routes.hosts.iter().map(|(addr, names)| format!("{addr} {names:?}")).collect();
         assert_eq!(shown, ["10.0.0.1 {\"veth1\"}", "fd00::1 {\"veth1\"}"]);
+        let shown: Vec<String> =
+            routes.networks.iter().map(|(a, len, name)| format!("{a}/{len} {name}")).collect();
+        assert_eq!(shown, ["10.0.0.0/24 eth0", "fd00::/64 eth0"]);
     }
 
     #[test]
@@ -134,13 +185,20 @@ mod tests {
         let bindings =
             Bindings { pods: vec![pod("a/a", "10.0.0.1"), pod("a/b", "10.0.0.2"), pod("a/c", "10.0.0.3")] };
         let via = |name: &str| BTreeSet::from([name.to_owned()]);
-        let routes = Routes::from([
+        let hosts = BTreeMap::from([
             (addr("10.0.0.1"), via("veth1")),
             (addr("10.0.0.3"), via("veth*")),
             (addr("10.0.0.4"), via("veth4")),
         ]);
+        let networks = vec![
+            (addr("10.0.0.0"), 8, "eth0".to_owned()),
+            (addr("10.0.0.0"), 24, "cni0".to_owned()),
+            (addr("10.0.1.0"), 24, "cni1".to_owned()),
+        ];
+        let routes = Routes { hosts, networks };
         let (found, notes) = pod_interfaces(&bindings, &routes);
-        assert_eq!(found.names, via("veth1"));
+        assert_eq!((found.names, found.shared), (via("veth1"), via("cni0")));
+        assert_eq!(found.pods["cni0"], BTreeSet::from([1]));
         assert_eq!(notes.len(), 2, "{notes:?}");
         assert!(
             notes[0].contains("veth*") && notes[1].contains("1 of 3") && notes[1].contains("a/b"),

@@ -86,6 +86,9 @@ pub struct Contents {
     pub ports: Vec<PortSet>,
 }
 
+/// Most entries that one of our maps can hold, for those who read them from a kernel.
+pub const MOST_ENTRIES: usize = 4 * limits::BPF_PODS;
+
 /// One entry of a map, as the kernel takes it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Entry {

@@ -128,15 +128,27 @@ impl Program {
         Ok(slots)
     }
 
-    /// The bytes that the kernel takes, linked with a kernel's types.
+    /// The bytes that the kernel takes: fields where `offset` says, maps by their descriptors.
+    ///
+    /// # Errors
+    /// If the kernel lacks a field.
+    pub fn link_for(
+        &self,
+        offset: impl Fn(Field) -> Option<u32>,
+        fd: impl Fn(Map) -> i32,
+    ) -> Result<Vec<u8>, LinkError> {
+        let slots = self.link(offset, fd)?;
+        let mut bytes = Vec::with_capacity(slots.len() * 8);
+        slots.iter().flatten().for_each(|insn| insn.encode(&mut bytes));
+        Ok(bytes)
+    }
+
+    /// As [`Program::link_for`], with a kernel's types.
     ///
     /// # Errors
     /// If the kernel lacks a field.
     pub fn link_for_kernel(&self, kernel: &Btf, fd: impl Fn(Map) -> i32) -> Result<Vec<u8>, LinkError> {
-        let slots = self.link(|field| kernel.offset_of(field.path()), fd)?;
-        let mut bytes = Vec::with_capacity(slots.len() * 8);
-        slots.iter().flatten().for_each(|insn| insn.encode(&mut bytes));
-        Ok(bytes)
+        self.link_for(|field| kernel.offset_of(field.path()), fd)
     }
 }
 

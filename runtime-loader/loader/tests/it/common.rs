@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 pub(crate) const SHAPE: &str = include_str!("data/shape.nft");
 pub(crate) const SHAPE6: &str = include_str!("data/shape6.nft");
-const LOADER: &str = env!("CARGO_BIN_EXE_netpol-loader");
+pub(crate) const LOADER: &str = env!("CARGO_BIN_EXE_netpol-loader");
 
 pub(crate) fn unique() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);

@@ -68,8 +68,7 @@ fn a_bundle_comes_into_force_once() {
                 assert_eq!(first.hooks[&(family, table)], Hook { first: true, count: 1 });
             }
         }
-        let text = netns.ipt(&dir, "unchanged: version ");
-        assert!(text.contains("our chains are there"), "{text}");
+        netns.ipt(&dir, "unchanged: version ");
         assert_eq!(netns.listing(variant), first);
         let other = if variant == Variant::Nft { "legacy" } else { "nft" };
         assert_eq!(netns.sh(&format!("iptables-{other}-save; ip6tables-{other}-save")), "", "{variant:?}");

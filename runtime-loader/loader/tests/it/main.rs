@@ -5,8 +5,11 @@
 mod apply;
 mod cluster;
 mod common;
+mod daemon;
 mod disturbed;
 mod fake;
 mod foreign;
 mod iptables;
 mod iptables_disturbed;
+mod lan;
+mod node;

@@ -1,0 +1,431 @@
+//! What the daemon knows, and what it does about it. One operation at a time.
+
+use super::audit::audited;
+use super::enforcer::{Enforcer, Stamp};
+use super::log::{Level, log};
+use super::store::Store;
+use crate::Error;
+use crate::apply::{Outcome, Report};
+use crate::cut::Established;
+use crate::node::{self, CniMode, Node};
+use crate::status::Status;
+use netpolc_bundle::wire::Network;
+use netpolc_bundle::{Bundle, IR, PROVENANCE};
+use std::fmt::Display;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+/// How old the status may be that the metrics are made from.
+const FRESH: Duration = Duration::from_secs(5);
+
+/// How often a fault is logged that stays the same.
+const REMIND: Duration = Duration::from_secs(60);
+
+/// Figures for the metrics; they only grow.
+#[derive(Debug, Clone, Copy, Default)]
+#[expect(missing_docs, reason = "the metrics say it")]
+pub struct Counters {
+    pub applies: u64,
+    pub failures: u64,
+    pub repairs: u64,
+    pub interface_updates: u64,
+    pub connections_cut: u64,
+    pub node_changes: u64,
+    pub node_faults: u64,
+    pub store_failures: u64,
+    pub refused: u64,
+    pub evicted: u64,
+}
+
+/// How bundles are brought into force.
+#[derive(Debug, Clone, Copy)]
+pub struct Manner {
+    /// What becomes of established connections.
+    pub established: Established,
+    /// Whether what would be dropped only counts.
+    pub audit: bool,
+}
+
+/// The bundle that should be in force.
+struct Held {
+    /// As it is enforced; without the files that the loader does not read.
+    form: Bundle,
+    since: SystemTime,
+    /// As it came, until it is written down.
+    unsaved: Option<Bundle>,
+}
+
+/// A fault that may last.
+#[derive(Default)]
+struct Fault {
+    message: String,
+    said: Option<Instant>,
+}
+
+struct Inner {
+    enforcer: Box<dyn Enforcer>,
+    node: Node,
+    held: Option<Held>,
+    network: Option<Network>,
+    network_unsaved: bool,
+    /// When all was last found to be as it should be.
+    stamp: Option<Stamp>,
+    counters: Counters,
+    last_apply: Duration,
+    status: Option<(Instant, Status)>,
+    looked: Instant,
+    faults: [Fault; 3],
+}
+
+/// The kinds of lasting faults.
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    Rules,
+    Node,
+    Store,
+}
+
+/// The daemon's state, shared by its threads.
+pub struct State {
+    inner: Mutex<Inner>,
+    manner: Manner,
+    store: Store,
+}
+
+/// What the metrics show.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "the fields' names say it")]
+pub struct View {
+    pub counters: Counters,
+    pub status: Option<Status>,
+    pub since: Option<SystemTime>,
+    pub last_apply: Duration,
+    /// How long ago the loop that repairs has last looked.
+    pub looked: Duration,
+    pub audit: bool,
+}
+
+impl State {
+    /// Nothing is known yet.
+    pub fn new(enforcer: Box<dyn Enforcer>, node: Node, store: Store, manner: Manner) -> State {
+        let inner = Inner {
+            enforcer,
+            node,
+            held: None,
+            network: None,
+            network_unsaved: false,
+            stamp: None,
+            counters: Counters::default(),
+            last_apply: Duration::ZERO,
+            status: None,
+            looked: Instant::now(),
+            faults: Default::default(),
+        };
+        State { inner: Mutex::new(inner), manner, store }
+    }
+
+    /// A thread that panicked has left nothing half done that the next look would not find.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes up what a predecessor has written down. Where whole rules of another version are in force, they are the
+    /// later ones: what is written down follows what is in force, and never leads. Then there is nothing to repair by
+    /// until the agent sends a bundle.
+    pub fn resume(&self) {
+        let mut inner = self.lock();
+        match self.store.network() {
+            Ok(network) => inner.network = network,
+            Err(error) => log(Level::Warn, "network-not-resumed", &[("why", &error)]),
+        }
+        let (bundle, since) = match self.store.bundle() {
+            Ok(Some(found)) => found,
+            Ok(None) => return,
+            Err(error) => return log(Level::Warn, "bundle-not-resumed", &[("why", &error)]),
+        };
+        let form = match self.form(&bundle) {
+            Ok(form) => form,
+            Err(error) => return log(Level::Warn, "bundle-not-resumed", &[("why", &error)]),
+        };
+        let versions: Vec<String> = form.manifest.artifacts.values().map(ToString::to_string).collect();
+        if let Ok(Status { in_force: true, version: Some(there), .. }) = inner.enforcer.status()
+            && !versions.contains(&there)
+        {
+            return log(
+                Level::Warn,
+                "bundle-not-resumed",
+                &[("in_force", &there), ("written_down", &versions.join(" "))],
+            );
+        }
+        inner.held = Some(Held { form, since, unsaved: None });
+        match inner.apply(self.manner.established) {
+            Ok(report) => said(Level::Info, "resumed", &report),
+            Err(error) => {
+                inner.counters.failures += 1;
+                inner.fault(Part::Rules, &error);
+            }
+        }
+    }
+
+    /// A bundle as it is enforced.
+    fn form(&self, bundle: &Bundle) -> Result<Bundle, Error> {
+        let mut form = if self.manner.audit { audited(bundle)? } else { bundle.clone() };
+        // The loader reads neither, and they can be large.
+        form.files.retain(|name, _| name != PROVENANCE && name != IR);
+        Ok(form)
+    }
+
+    /// Brings a bundle into force.
+    ///
+    /// # Errors
+    /// If it is not sound or the kernel refuses it; what was in force still is.
+    pub fn apply(&self, bundle: Bundle) -> Result<Report, Error> {
+        let form = self.form(&bundle);
+        let mut inner = self.lock();
+        let begun = Instant::now();
+        let result = form.and_then(|form| {
+            let report = inner.enforcer.apply(&form, self.manner.established)?;
+            Ok((form, report))
+        });
+        inner.last_apply = begun.elapsed();
+        inner.stamp = None;
+        inner.status = None;
+        let (form, report) = match result {
+            Ok(done) => done,
+            Err(error) => {
+                inner.counters.failures += 1;
+                log(Level::Error, "apply-failed", &[("why", &error)]);
+                return Err(error);
+            }
+        };
+        inner.counters.applies += 1;
+        inner.counters.connections_cut += report.cut.map_or(0, |cut| cut.connections);
+        let same = inner.held.as_ref().filter(|held| held.form.manifest.artifacts == form.manifest.artifacts);
+        let since = same.map_or_else(SystemTime::now, |held| held.since);
+        inner.held = Some(Held { form, since, unsaved: Some(bundle) });
+        if report.outcome != Outcome::Unchanged {
+            said(Level::Info, "applied", &report);
+        }
+        Ok(report)
+    }
+
+    /// Makes the node's network as the agent read it.
+    ///
+    /// # Errors
+    /// If it makes no sense, or not all of it can be made; the rest is, and will be tried again.
+    pub fn network(&self, network: Network) -> Result<String, Error> {
+        let mut inner = self.lock();
+        if inner.node.mode() != CniMode::Ptp {
+            return Ok("not done: the loader was not started with --cni=ptp".into());
+        }
+        let outcome = inner.node.converge(Some(&network))?;
+        if inner.network.as_ref() != Some(&network) {
+            inner.network = Some(network);
+            inner.network_unsaved = true;
+        }
+        inner.after_node(&outcome);
+        if !outcome.faults.is_empty() {
+            return Err(Error::Incomplete(outcome.faults.join("; ")));
+        }
+        Ok(match outcome.changes.len() {
+            0 => "unchanged".into(),
+            number => format!("{number} changes"),
+        })
+    }
+
+    /// Looks whether all is as it should be, and mends what is not.
+    pub fn look(&self) {
+        let mut inner = self.lock();
+        inner.looked = Instant::now();
+        inner.look_at_rules(self.manner.established);
+        inner.look_at_node();
+    }
+
+    /// Looks at the node's network alone.
+    pub fn look_at_node(&self) {
+        self.lock().look_at_node();
+    }
+
+    /// Writes down what is not yet.
+    pub fn save(&self) {
+        let (bundle, network) = {
+            let mut inner = self.lock();
+            let network = inner.network_unsaved.then(|| inner.network.clone()).flatten();
+            (inner.held.as_mut().and_then(|held| held.unsaved.take()), network)
+        };
+        if bundle.is_none() && network.is_none() {
+            return;
+        }
+        // No lock is held meanwhile: disks can be slow.
+        let kept = bundle.as_ref().map_or(Ok(()), |bundle| self.store.keep_bundle(bundle));
+        let told = network.as_ref().map_or(Ok(()), |network| self.store.keep_network(network));
+        let mut inner = self.lock();
+        if told.is_ok() && inner.network == network {
+            inner.network_unsaved = false;
+        }
+        match (kept, told) {
+            (Ok(()), Ok(())) => inner.mended(Part::Store),
+            (Err(error), _) | (_, Err(error)) => {
+                inner.counters.store_failures += 1;
+                inner.fault(Part::Store, &error);
+                // To be tried again, unless another came meanwhile.
+                if let (Some(held), Some(bundle)) = (inner.held.as_mut(), bundle) {
+                    held.unsaved.get_or_insert(bundle);
+                }
+            }
+        }
+    }
+
+    /// Counts a request that was no request.
+    pub fn refused(&self) {
+        self.lock().counters.refused += 1;
+    }
+
+    /// Counts a connection that had to make room.
+    pub fn evicted(&self) {
+        self.lock().counters.evicted += 1;
+    }
+
+    /// What is in force, as an object.
+    ///
+    /// # Errors
+    /// If that cannot be found out.
+    pub fn status(&self) -> Result<serde_json::Value, Error> {
+        let view = self.view(Duration::ZERO);
+        let status = view.status.ok_or_else(|| Error::Incomplete("the kernel cannot be looked at".into()))?;
+        let mut value = serde_json::to_value(status).map_err(|error| Error::io("status", error))?;
+        if let Some(fields) = value.as_object_mut() {
+            let since = view.since.map(super::log::timestamp);
+            let counters = view.counters;
+            fields.insert(
+                "daemon".into(),
+                serde_json::json!({
+                    "since": since, "audit": view.audit, "applies": counters.applies,
+                    "failures": counters.failures, "repairs": counters.repairs,
+                }),
+            );
+        }
+        Ok(value)
+    }
+
+    /// What the metrics show.
+    pub fn metrics(&self) -> View {
+        self.view(FRESH)
+    }
+
+    fn view(&self, fresh: Duration) -> View {
+        let mut inner = self.lock();
+        if inner.status.as_ref().is_none_or(|(when, _)| when.elapsed() >= fresh) {
+            inner.status = inner.enforcer.status().ok().map(|status| (Instant::now(), status));
+        }
+        View {
+            counters: inner.counters,
+            status: inner.status.as_ref().map(|(_, status)| status.clone()),
+            since: inner.held.as_ref().map(|held| held.since),
+            last_apply: inner.last_apply,
+            looked: inner.looked.elapsed(),
+            audit: self.manner.audit,
+        }
+    }
+}
+
+impl Inner {
+    fn apply(&mut self, established: Established) -> Result<Report, Error> {
+        let Some(held) = &self.held else { return Err(Error::Incomplete("there is no bundle".into())) };
+        self.enforcer.apply(&held.form, established)
+    }
+
+    fn look_at_rules(&mut self, established: Established) {
+        if self.held.is_none() {
+            return;
+        }
+        // Taken before the look: what changes meanwhile makes the next one differ.
+        let stamp = self.enforcer.stamp();
+        if stamp.is_some() && stamp == self.stamp {
+            return;
+        }
+        // Connections are looked at only where rules were missing: the walk takes time.
+        match self.apply(Established::Keep) {
+            Ok(report) => {
+                self.stamp = (report.outcome == Outcome::Unchanged).then_some(stamp).flatten();
+                self.mended(Part::Rules);
+                match report.outcome {
+                    Outcome::Unchanged => {}
+                    Outcome::Interfaces => {
+                        self.counters.interface_updates += 1;
+                        said(Level::Info, "interfaces", &report);
+                    }
+                    Outcome::Applied | Outcome::Repaired | Outcome::Comments => {
+                        self.counters.repairs += 1;
+                        self.status = None;
+                        said(Level::Warn, "repaired", &report);
+                        self.cut_after_repair(established);
+                    }
+                }
+            }
+            Err(error) => {
+                self.stamp = None;
+                self.counters.failures += 1;
+                self.fault(Part::Rules, &error);
+            }
+        }
+    }
+
+    fn cut_after_repair(&mut self, established: Established) {
+        if established == Established::Keep {
+            return;
+        }
+        match self.apply(established) {
+            Ok(report) => self.counters.connections_cut += report.cut.map_or(0, |cut| cut.connections),
+            Err(error) => self.fault(Part::Rules, &error),
+        }
+    }
+
+    fn look_at_node(&mut self) {
+        match self.node.converge(self.network.as_ref()) {
+            Ok(outcome) => self.after_node(&outcome),
+            Err(error) => self.fault(Part::Node, &error),
+        }
+    }
+
+    fn after_node(&mut self, outcome: &node::Outcome) {
+        self.counters.node_changes += outcome.changes.len() as u64;
+        if !outcome.changes.is_empty() {
+            log(Level::Info, "node", &[("changes", &outcome.changes.join("; "))]);
+        }
+        self.counters.node_faults += outcome.faults.len() as u64;
+        let all: Vec<&str> = outcome.faults.iter().chain(&outcome.notes).map(String::as_str).collect();
+        if all.is_empty() {
+            self.mended(Part::Node);
+        } else {
+            self.fault(Part::Node, &all.join("; "));
+        }
+    }
+
+    /// Logs a fault: when it begins, when it changes, and now and then.
+    fn fault(&mut self, part: Part, message: &dyn Display) {
+        let message = message.to_string();
+        let fault = &mut self.faults[part as usize];
+        if fault.message != message || fault.said.is_none_or(|when| when.elapsed() >= REMIND) {
+            log(Level::Error, "fault", &[("part", &format!("{part:?}").to_lowercase()), ("why", &message)]);
+            *fault = Fault { message, said: Some(Instant::now()) };
+        }
+    }
+
+    fn mended(&mut self, part: Part) {
+        let fault = &mut self.faults[part as usize];
+        if fault.said.is_some() {
+            log(Level::Info, "mended", &[("part", &format!("{part:?}").to_lowercase())]);
+            *fault = Fault::default();
+        }
+    }
+}
+
+fn said(level: Level, event: &str, report: &Report) {
+    let notes = report.notes.join("; ");
+    let mut fields: Vec<(&str, &dyn Display)> = vec![("report", report)];
+    if !notes.is_empty() {
+        fields.push(("notes", &notes));
+    }
+    log(level, event, &fields);
+}

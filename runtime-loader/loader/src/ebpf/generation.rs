@@ -1,0 +1,258 @@
+//! One version in the kernel: a program and its maps, pinned in a directory of their own.
+//!
+//! | pin | what it is |
+//! |---|---|
+//! | `program` | the program |
+//! | `pods`, `blocks`, `pairs`, `ports`, `interfaces`, `denied` | its maps |
+//! | `meta` | an array of one entry, frozen: the version, the digest of the contents, `cut` or `keep` |
+
+use super::sys::{self, MapFd, ObjectFd, Shape};
+use crate::Error;
+use crate::cut::Established;
+use netpolc_bundle::Version;
+use netpolc_bundle::bpf::btf::Btf;
+use netpolc_bundle::bpf::contents::Entry;
+use netpolc_bundle::bpf::layout::{Map, MapType};
+use netpolc_bundle::bpf::{Field, Pair, contents, contents_digest, object};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+/// The pin of the program.
+const PROGRAM: &str = "program";
+/// The pin of what is known about the version.
+const META: &str = "meta";
+/// Bytes of the value of `meta`: two versions in 16 hexadecimal digits, and `c` or `k`.
+const META_BYTES: usize = 40;
+
+/// A version in the kernel.
+#[derive(Debug)]
+pub(super) struct Generation {
+    /// The program.
+    pub(super) program: ObjectFd,
+    /// The maps.
+    pub(super) maps: BTreeMap<Map, MapFd>,
+    /// What `meta` says.
+    pub(super) meta: Meta,
+}
+
+/// What a version says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Meta {
+    /// The version of the artifact.
+    pub(super) version: Version,
+    /// The digest of what the maps were filled with.
+    pub(super) contents: Version,
+    /// Which of the two programs it is.
+    pub(super) established: Established,
+}
+
+impl Meta {
+    fn bytes(&self) -> Vec<u8> {
+        let word = match self.established {
+            Established::Cut => 'c',
+            Established::Keep => 'k',
+        };
+        let mut bytes = format!("{}{}{word}", self.version, self.contents).into_bytes();
+        bytes.resize(META_BYTES, 0);
+        bytes
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Meta> {
+        let text = str::from_utf8(bytes.get(..33)?).ok()?;
+        let established = match text.get(32..)? {
+            "c" => Established::Cut,
+            "k" => Established::Keep,
+            _ => return None,
+        };
+        let (version, contents) = (text.get(..16)?.parse().ok()?, text.get(16..32)?.parse().ok()?);
+        Some(Meta { version, contents, established })
+    }
+}
+
+/// What is wanted, as the kernel takes it.
+pub(super) struct Wanted<'a> {
+    pub(super) artifact: &'a object::Artifact,
+    pub(super) meta: Meta,
+}
+
+impl Wanted<'_> {
+    pub(super) fn of(pair: &Pair, version: Version, established: Established) -> Wanted<'_> {
+        let artifact = match established {
+            Established::Cut => &pair.cut,
+            Established::Keep => &pair.keep,
+        };
+        let contents = contents_digest(artifact.contents.entries());
+        Wanted { artifact, meta: Meta { version, contents, established } }
+    }
+}
+
+/// What the kernel refused, in its words.
+fn refused(what: &str, error: impl std::fmt::Display) -> Error {
+    Error::Kernel { what: what.to_owned(), complaint: error.to_string() }
+}
+
+fn map_error(what: &str, error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => Error::Permission(format!("{what}: {error}")),
+        _ => refused(what, error),
+    }
+}
+
+/// Where the kernel has the fields that the programs read.
+pub(super) fn kernel_types() -> Result<BTreeMap<Field, u32>, Error> {
+    const PATH: &str = "/sys/kernel/btf/vmlinux";
+    let bytes = fs::read(PATH).map_err(|error| Error::io(PATH, error))?;
+    let types = Btf::parse(&bytes).map_err(|error| refused(PATH, error))?;
+    Ok(Field::ALL.into_iter().filter_map(|field| Some((field, types.offset_of(field.path())?))).collect())
+}
+
+impl Generation {
+    /// Makes maps, fills them, loads the program and pins everything into a new directory. No packet meets it yet.
+    ///
+    /// # Errors
+    /// What the kernel refuses; then the directory may be there, with part of the pins.
+    pub(super) fn create(
+        dir: &Path,
+        wanted: &Wanted<'_>,
+        interfaces: &BTreeMap<u32, u32>,
+    ) -> Result<Generation, Error> {
+        let artifact = wanted.artifact;
+        let mut maps = BTreeMap::new();
+        for shape in &artifact.shapes {
+            let name = shape.map.name();
+            let made = MapFd::create(&Shape {
+                kind: shape.kind.number(),
+                key: shape.key,
+                value: shape.value,
+                entries: shape.entries,
+                flags: shape.flags,
+                name,
+            });
+            maps.insert(shape.map, made.map_err(|error| map_error(&format!("map {name}"), error))?);
+        }
+        fill(&maps, artifact.contents.entries())?;
+        let entries = interfaces.iter().map(|(index, pod)| Entry {
+            map: Map::Interfaces,
+            key: index.to_le_bytes().to_vec(),
+            value: pod.to_le_bytes().to_vec(),
+        });
+        fill(&maps, entries)?;
+        let fields = kernel_types()?;
+        let fd = |map| maps.get(&map).map_or(-1, MapFd::fd);
+        let code = artifact.program.link_for(|field| fields.get(&field).copied(), fd);
+        let code = code.map_err(|error| refused("the program", error))?;
+        let program =
+            sys::load(&code, Some(&artifact.information)).map_err(|words| refused("the program", words))?;
+        fs::create_dir(dir).map_err(|error| Error::io(dir.display().to_string(), error))?;
+        for (map, fd) in &maps {
+            fd.pin(&dir.join(map.name())).map_err(|error| map_error("a pin", error))?;
+        }
+        program.pin(&dir.join(PROGRAM)).map_err(|error| map_error("a pin", error))?;
+        pin_meta(dir, &wanted.meta).map_err(|error| map_error("the map meta", error))?;
+        Ok(Generation { program, maps, meta: wanted.meta })
+    }
+
+    /// Opens the pins of a directory; an error if some are missing, which a loader leaves that was killed.
+    pub(super) fn open(dir: &Path) -> io::Result<Generation> {
+        let damaged = || io::Error::from(io::ErrorKind::InvalidData);
+        let program = ObjectFd::open(&dir.join(PROGRAM))?;
+        let maps = Map::ALL.into_iter().map(|map| Ok((map, MapFd::open(&dir.join(map.name()))?)));
+        let maps = maps.collect::<io::Result<BTreeMap<Map, MapFd>>>()?;
+        let meta = MapFd::open(&dir.join(META))?.lookup(&0u32.to_le_bytes())?;
+        let meta = Meta::parse(&meta).ok_or_else(damaged)?;
+        Ok(Generation { program, maps, meta })
+    }
+
+    /// The digest of what the maps hold now.
+    pub(super) fn contents(&self) -> io::Result<Version> {
+        Ok(contents_digest(self.entries()?.into_iter()))
+    }
+
+    /// What the maps hold now, but for interfaces and counters.
+    pub(super) fn entries(&self) -> io::Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        for map in [Map::Pods, Map::Blocks, Map::Pairs, Map::Ports] {
+            let Some(fd) = self.maps.get(&map) else { continue };
+            let (kind, _, value) = map.shape();
+            if kind == MapType::Array {
+                let values = fd.values()?;
+                for (index, value) in (0u32..).zip(values.chunks_exact(value as usize)) {
+                    if value.iter().any(|byte| *byte != 0) {
+                        let key = index.to_le_bytes().to_vec();
+                        entries.push(Entry { map, key, value: value.to_vec() });
+                    }
+                }
+            } else {
+                for key in fd.keys(contents::MOST_ENTRIES)? {
+                    let value = fd.lookup(&key)?;
+                    entries.push(Entry { map, key, value });
+                }
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Which pod is behind which interface.
+    pub(super) fn interfaces(&self) -> io::Result<BTreeMap<u32, u32>> {
+        let Some(map) = self.maps.get(&Map::Interfaces) else { return Ok(BTreeMap::new()) };
+        let number = |bytes: &[u8]| bytes.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+        let keys = map.keys(contents::MOST_ENTRIES)?;
+        keys.into_iter().map(|key| Ok((number(&key), number(&map.lookup(&key)?)))).collect()
+    }
+
+    /// Changes the interfaces to these, one by one; whether there was anything to change.
+    pub(super) fn set_interfaces(&self, wanted: &BTreeMap<u32, u32>) -> Result<bool, Error> {
+        let fail = |error: io::Error| map_error("map interfaces", error);
+        let seen = self.interfaces().map_err(fail)?;
+        let Some(map) = self.maps.get(&Map::Interfaces) else { return Ok(false) };
+        for (index, pod) in wanted.iter().filter(|(index, pod)| seen.get(*index) != Some(*pod)) {
+            map.update(&index.to_le_bytes(), &pod.to_le_bytes()).map_err(fail)?;
+        }
+        for index in seen.keys().filter(|index| !wanted.contains_key(*index)) {
+            map.delete(&index.to_le_bytes()).map_err(fail)?;
+        }
+        Ok(seen != *wanted)
+    }
+
+    /// The packets that were denied since the version came into force.
+    pub(super) fn denied(&self) -> io::Result<u64> {
+        let Some(map) = self.maps.get(&Map::Denied) else { return Ok(0) };
+        let values = map.values()?;
+        let numbers = values.chunks_exact(8).filter_map(|bytes| bytes.first_chunk());
+        Ok(numbers.fold(0, |sum: u64, bytes| sum.saturating_add(u64::from_le_bytes(*bytes))))
+    }
+}
+
+fn pin_meta(dir: &Path, meta: &Meta) -> io::Result<()> {
+    let shape = Shape {
+        kind: MapType::Array.number(),
+        key: 4,
+        value: META_BYTES as u32,
+        entries: 1,
+        flags: 0,
+        name: META,
+    };
+    let map = MapFd::create(&shape)?;
+    map.update(&0u32.to_le_bytes(), &meta.bytes())?;
+    map.freeze()?;
+    map.pin(&dir.join(META))
+}
+
+/// Fills maps, each in one call.
+fn fill(maps: &BTreeMap<Map, MapFd>, entries: impl Iterator<Item = Entry>) -> Result<(), Error> {
+    let mut by_map: BTreeMap<Map, (Vec<u8>, Vec<u8>)> = BTreeMap::new();
+    for Entry { map, key, value } in entries {
+        let (keys, values) = by_map.entry(map).or_default();
+        keys.extend(key);
+        values.extend(value);
+    }
+    for (map, (keys, values)) in by_map {
+        if let Some(fd) = maps.get(&map) {
+            let done = fd.update_all(&keys, &values);
+            done.map_err(|error| map_error(&format!("the contents of map {}", map.name()), error))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! Conntrack must be on in the namespace: a program at a hook does not switch it on, and without it every reply would look
+//! like something that opens no connection. A rule that looks at conntrack's state does; it stands in a chain of its own
+//! that no packet meets.
+
+use crate::Error;
+use crate::kernel::Kernel;
+
+/// The table of nftables with the rule.
+const TABLE: &str = "netpolc_conntrack";
+/// The chain of iptables with the rule.
+const CHAIN: &str = "NETPOLC-CONNTRACK";
+
+/// The programs of iptables, by family.
+const IPTABLES: [(&str, &str); 2] =
+    [("iptables-restore", "iptables-save"), ("ip6tables-restore", "ip6tables-save")];
+
+/// Why conntrack cannot be switched on; `None` if it can.
+pub(super) fn missing(kernel: &mut dyn Kernel) -> Option<String> {
+    let any = kernel.has("nft") || kernel.has("iptables-restore");
+    (!any).then(|| "neither nft nor iptables is installed to switch conntrack on".to_owned())
+}
+
+/// Switches it on for both families; does nothing if it is.
+pub(super) fn switch_on(kernel: &mut dyn Kernel) -> Result<(), Error> {
+    if kernel.has("nft") {
+        if is_on_by_nft(kernel)? {
+            return Ok(());
+        }
+        // The table is emptied first, so that the rule stands there once however often this is run.
+        let mut script = String::new();
+        for family in ["ip", "ip6"] {
+            script.push_str(&format!(
+                "add table {family} {TABLE}\nflush table {family} {TABLE}\nadd chain {family} {TABLE} inert\n\
+                 add rule {family} {TABLE} inert ct state new comment \"keeps conntrack on; no packet comes here\"\n"
+            ));
+        }
+        return kernel.run(&script);
+    }
+    for (restore, save) in IPTABLES {
+        if kernel.has(restore) && !kernel.program(save, &["-t", "filter"], "")?.contains(CHAIN) {
+            let rules = format!("*filter\n:{CHAIN} - [0:0]\n-A {CHAIN} -m conntrack --ctstate NEW\nCOMMIT\n");
+            kernel.program(restore, &["--noflush"], &rules)?;
+        }
+    }
+    Ok(())
+}
+
+fn is_on_by_nft(kernel: &mut dyn Kernel) -> Result<bool, Error> {
+    for family in ["ip", "ip6"] {
+        match kernel.program("nft", &["list", "table", family, TABLE], "") {
+            Ok(listing) if listing.contains("ct state new") => {}
+            Ok(_) | Err(Error::Nft(_)) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
+}
+
+/// What is wrong with it.
+pub(super) fn drift(kernel: &mut dyn Kernel) -> Result<Option<String>, Error> {
+    if kernel.has("nft") && !is_on_by_nft(kernel)? {
+        return Ok(Some("the rule that keeps conntrack on is gone".to_owned()));
+    }
+    Ok(None)
+}
+
+/// Takes the rule out.
+pub(super) fn remove(kernel: &mut dyn Kernel) -> Result<Vec<String>, Error> {
+    let mut removed = Vec::new();
+    if kernel.has("nft") {
+        let tables = kernel.program("nft", &["list", "tables"], "")?;
+        for family in ["ip", "ip6"] {
+            let name = format!("table {family} {TABLE}");
+            if tables.lines().any(|line| line.trim() == name) {
+                kernel.run(&format!("delete {name}\n"))?;
+                removed.push(name);
+            }
+        }
+        return Ok(removed);
+    }
+    for (restore, save) in IPTABLES {
+        if kernel.has(restore) && kernel.program(save, &["-t", "filter"], "")?.contains(CHAIN) {
+            kernel.program(restore, &["--noflush"], &format!("*filter\n-F {CHAIN}\n-X {CHAIN}\nCOMMIT\n"))?;
+            removed.push(format!("chain {CHAIN}"));
+        }
+    }
+    Ok(removed)
+}

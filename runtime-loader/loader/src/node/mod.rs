@@ -1,0 +1,319 @@
+//! The network of a node, beyond the policies: what makes pods on it reachable, and where our plugin is called.
+//!
+//! All of it is made idempotently and looked after: what another hand changes is made anew.
+
+pub mod chain;
+pub mod cidr;
+pub mod conflist;
+pub mod files;
+pub mod masquerade;
+pub mod program;
+pub mod routes;
+pub mod sysctl;
+
+use crate::Error;
+use chain::Place;
+use cidr::Cidr;
+use clap::{Args, ValueEnum};
+use conflist::Conf;
+use masquerade::Masquerade;
+use netpolc_bundle::wire::{AGENT_SOCKET, Network};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+/// Most ranges and routes of a [`Network`]. Ours: Kubernetes is made for 5,000 nodes of two families.
+pub const RANGES: usize = 16_384;
+
+/// The shortest prefixes of IPv4 and IPv6 that may be routed to a node. Ours: a mistaken or malicious agent must not
+/// turn the default route.
+pub const SHORTEST: (u8, u8) = (8, 16);
+
+/// What the loader does about the node's network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CniMode {
+    /// Nothing.
+    None,
+    /// The whole of it: the node has no CNI plugin of its own.
+    Ptp,
+    /// Only our plugin, as the last of the node's own CNI configuration.
+    Chain,
+}
+
+/// Where CNI's files are.
+#[derive(Debug, Clone, Args)]
+pub struct CniFiles {
+    /// Where the runtime looks for network configurations.
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    pub cni_conf_dir: PathBuf,
+    /// Where the runtime looks for plugins.
+    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
+    pub cni_bin_dir: PathBuf,
+}
+
+/// How the node's network is made.
+#[derive(Debug, Clone, Args)]
+pub struct NodeOptions {
+    /// What to do about the node's network: nothing, all of it (ptp), or chain our plugin into what is there.
+    #[arg(long, value_enum, default_value = "none")]
+    pub cni: CniMode,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would take it for the help of the whole")]
+    pub files: CniFiles,
+    /// The plugin to install; by default netpol-cni beside this program.
+    #[arg(long, value_name = "FILE")]
+    pub cni_plugin: Option<PathBuf>,
+    /// Where the plugin will find the agent.
+    #[arg(long, value_name = "PATH", default_value = AGENT_SOCKET)]
+    pub agent_socket: PathBuf,
+    /// Where host-local keeps which addresses are given out; after a boot there are no pods, so none should be.
+    #[arg(long, value_name = "DIR", default_value = "/run/cni-ipam-state")]
+    pub ipam_dir: PathBuf,
+    /// The MTU of pods' interfaces; by default that of the interface which the default route leads to.
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(576..=65_535))]
+    pub mtu: Option<u32>,
+    /// Where the kernel's switches are; in a container they may be mounted elsewhere.
+    #[arg(long, value_name = "DIR", default_value = "/proc/sys")]
+    pub proc_sys: PathBuf,
+}
+
+/// What was done.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// What had to be changed.
+    pub changes: Vec<String>,
+    /// What is worth saying.
+    pub notes: Vec<String>,
+    /// What could not be done; the rest was.
+    pub faults: Vec<String>,
+}
+
+/// A [`Network`] that makes sense.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Wanted {
+    pods: Vec<Cidr>,
+    routes: BTreeMap<Cidr, IpAddr>,
+    cluster: Vec<Cidr>,
+}
+
+/// The node's network.
+#[derive(Debug)]
+pub struct Node {
+    options: NodeOptions,
+    backup_dir: PathBuf,
+    masquerade: Masquerade,
+}
+
+impl Node {
+    /// The node's network, with a directory for what must be remembered.
+    pub fn new(options: NodeOptions, state: &Path) -> Node {
+        Node { options, backup_dir: backup_dir(state), masquerade: Masquerade::default() }
+    }
+
+    /// What is done about it.
+    pub fn mode(&self) -> CniMode {
+        self.options.cni
+    }
+
+    /// Whether changes in the directory of configurations matter.
+    pub fn watched(&self) -> Option<&Path> {
+        (self.options.cni != CniMode::None).then_some(self.options.files.cni_conf_dir.as_path())
+    }
+
+    /// Makes the network, as far as it is known.
+    ///
+    /// # Errors
+    /// If it makes no sense; then nothing was done.
+    pub fn converge(&mut self, network: Option<&Network>) -> Result<Outcome, Error> {
+        match (self.options.cni, network) {
+            (CniMode::None, _) | (CniMode::Ptp, None) => Ok(Outcome::default()),
+            (CniMode::Chain, _) => Ok(self.chain()),
+            (CniMode::Ptp, Some(network)) => check(network).map(|wanted| self.ptp(&wanted)),
+        }
+    }
+
+    fn chain(&mut self) -> Outcome {
+        let mut outcome = Outcome::default();
+        if !self.install(&mut outcome) {
+            return outcome;
+        }
+        let place = Place { conf_dir: &self.options.files.cni_conf_dir, backup_dir: &self.backup_dir };
+        let stale = files::remove(&place.conf_dir.join(conflist::FILE));
+        match stale.and_then(|_| chain::chain(&place, &conflist::plugin(&self.options.agent_socket))) {
+            Ok(Some(path)) => {
+                outcome.changes.push(format!("{} chained into {}", conflist::PLUGIN, path.display()))
+            }
+            Ok(None) => {}
+            Err(error) => outcome.faults.push(error.to_string()),
+        }
+        outcome
+    }
+
+    fn ptp(&mut self, wanted: &Wanted) -> Outcome {
+        let mut outcome = Outcome::default();
+        let (changes, notes) = sysctl::forward(&self.options.proc_sys, &wanted.pods);
+        outcome.changes.extend(changes);
+        outcome.notes.extend(notes);
+        match routes::converge(&wanted.routes) {
+            Ok(done) => {
+                outcome.changes.extend(done.changes);
+                outcome.faults.extend(done.faults);
+            }
+            Err(error) => outcome.faults.push(format!("the routes cannot be read: {error}")),
+        }
+        match self.masquerade.converge(&wanted.pods, &wanted.cluster) {
+            Ok(changes) => outcome.changes.extend(changes),
+            Err(error) => outcome.faults.push(format!("masquerade: {error}")),
+        }
+        // The configuration comes last: with it the runtime begins to start pods.
+        if self.install(&mut outcome) {
+            self.configure(wanted, &mut outcome);
+        }
+        outcome
+    }
+
+    /// Puts our plugin where the runtime finds it; whether it is there.
+    fn install(&self, outcome: &mut Outcome) -> bool {
+        let beside = || std::env::current_exe().ok().map(|path| path.with_file_name(conflist::PLUGIN));
+        let Some(from) = self.options.cni_plugin.clone().or_else(beside) else {
+            outcome.faults.push(format!("where this program is, and so {}, is not known", conflist::PLUGIN));
+            return false;
+        };
+        let to = self.options.files.cni_bin_dir.join(conflist::PLUGIN);
+        match files::install(&from, &to) {
+            Ok(false) => true,
+            Ok(true) => {
+                outcome.changes.push(format!("{} installed", to.display()));
+                true
+            }
+            Err(error) => {
+                outcome.faults.push(format!("{} cannot be installed: {error}", conflist::PLUGIN));
+                false
+            }
+        }
+    }
+
+    fn configure(&self, wanted: &Wanted, outcome: &mut Outcome) {
+        let CniFiles { cni_conf_dir, cni_bin_dir } = &self.options.files;
+        let missing: Vec<&str> =
+            ["ptp", "host-local"].into_iter().filter(|name| !cni_bin_dir.join(name).is_file()).collect();
+        if !missing.is_empty() {
+            let dir = cni_bin_dir.display();
+            outcome.faults.push(format!("the node lacks the plugins {} in {dir}", missing.join(" and ")));
+            return;
+        }
+        let conf = Conf {
+            ranges: &wanted.pods,
+            mtu: self.options.mtu.or_else(routes::default_mtu),
+            portmap: cni_bin_dir.join("portmap").is_file(),
+            agent_socket: &self.options.agent_socket,
+            ipam_dir: &self.options.ipam_dir,
+        };
+        let path = cni_conf_dir.join(conflist::FILE);
+        match files::write(&path, conflist::text(&conf).as_bytes(), 0o644) {
+            Ok(true) => outcome.changes.push(format!("{} written", path.display())),
+            Ok(false) => {}
+            Err(error) => outcome.faults.push(error.to_string()),
+        }
+        let first = chain::confs(cni_conf_dir).ok().and_then(|confs| confs.into_iter().next());
+        if let Some(other) = first.filter(|first| *first != path) {
+            outcome.notes.push(format!("runtimes take {} and not ours", other.display()));
+        }
+    }
+}
+
+/// Takes out all that a [`Node`] makes but switches of the kernel, which others rely on by now; what there was.
+///
+/// # Errors
+/// If something cannot be taken out; the rest is.
+pub fn remove(files: &CniFiles, state: &Path) -> Result<Vec<String>, Error> {
+    let (mut done, mut failed) = (Vec::new(), None);
+    let mut keep = |result: Result<Vec<String>, Error>| match result {
+        Ok(changes) => done.extend(changes),
+        Err(error) => failed = Some(error),
+    };
+    let gone = |path: PathBuf| {
+        files::remove(&path)
+            .map(|was| if was { vec![format!("{} removed", path.display())] } else { Vec::new() })
+    };
+    // In the order in which nothing ever names what is gone.
+    keep(gone(files.cni_conf_dir.join(conflist::FILE)));
+    let backup_dir = backup_dir(state);
+    let unchained = chain::unchain(&Place { conf_dir: &files.cni_conf_dir, backup_dir: &backup_dir });
+    keep(unchained.map(|paths| {
+        paths.iter().map(|path| format!("{} taken out of {}", conflist::PLUGIN, path.display())).collect()
+    }));
+    keep(gone(files.cni_bin_dir.join(conflist::PLUGIN)));
+    let no_routes = routes::converge(&BTreeMap::new()).map_err(|error| Error::io("routes", error));
+    keep(no_routes.map(|done| [done.changes, done.faults].concat()));
+    keep(masquerade::remove());
+    // It is empty by now, unless another hand put something there.
+    let _ = std::fs::remove_dir(&backup_dir);
+    failed.map_or(Ok(done), Err)
+}
+
+fn backup_dir(state: &Path) -> PathBuf {
+    state.join("cni-before")
+}
+
+fn check(network: &Network) -> Result<Wanted, Error> {
+    let refuse = |what: String| Err(Error::Refused(what));
+    let Network { pod_ranges, routes, cluster_ranges } = network;
+    if pod_ranges.len().max(routes.len()).max(cluster_ranges.len()) > RANGES {
+        return refuse(format!("more than {RANGES} ranges"));
+    }
+    let parse = |text: &String| {
+        Cidr::parse(text).ok_or_else(|| Error::Refused(format!("{text:?} is no range of addresses")))
+    };
+    let pods = pod_ranges.iter().map(parse).collect::<Result<Vec<Cidr>, Error>>()?;
+    let cluster = cluster_ranges.iter().map(parse).collect::<Result<Vec<Cidr>, Error>>()?;
+    if pods.is_empty() {
+        return refuse("the node has no range of pods yet".into());
+    }
+    let mut wanted = Wanted { pods, cluster, routes: BTreeMap::new() };
+    for (text, gateway) in routes {
+        let range = parse(text)?;
+        if range.is_ipv4() != gateway.is_ipv4() {
+            return refuse(format!("a route to {range} by {gateway}"));
+        }
+        wanted.routes.insert(range, *gateway);
+    }
+    for range in wanted.routes.keys().chain(&wanted.pods) {
+        let shortest = if range.is_ipv4() { SHORTEST.0 } else { SHORTEST.1 };
+        if range.length() < shortest {
+            return refuse(format!("{range}: no range of pods is as large as that"));
+        }
+    }
+    if let Some(range) =
+        wanted.routes.keys().find(|r| wanted.pods.iter().any(|own| r.contains(own) || own.contains(r)))
+    {
+        return refuse(format!("{range} is this node's own, and another's"));
+    }
+    Ok(wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network(pods: &[&str], routes: &[(&str, &str)]) -> Network {
+        let owned = |texts: &[&str]| texts.iter().map(|t| (*t).to_owned()).collect();
+        Network {
+            pod_ranges: owned(pods),
+            routes: routes.iter().map(|(range, via)| ((*range).to_owned(), via.parse().unwrap())).collect(),
+            cluster_ranges: owned(&["10.244.0.0/16"]),
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        let ok = |pods: &[&str], routes: &[(&str, &str)]| check(&network(pods, routes)).is_ok();
+        assert!(ok(&["10.244.1.0/24", "fd00:1::/64"], &[("10.244.2.0/24", "172.18.0.3")]));
+        assert!(!ok(&[], &[]));
+        assert!(!ok(&["10.244.1.0/240"], &[]));
+        assert!(!ok(&["10.244.1.0/24"], &[("0.0.0.0/0", "172.18.0.3")]));
+        assert!(!ok(&["10.244.1.0/24"], &[("fd00:2::/64", "172.18.0.3")]));
+        assert!(!ok(&["10.244.1.0/24"], &[("10.244.1.0/24", "172.18.0.3")]));
+        assert!(!ok(&["10.244.1.0/24"], &[("10.244.0.0/16", "172.18.0.3")]));
+    }
+}
