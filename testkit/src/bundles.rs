@@ -7,11 +7,7 @@ use std::path::Path;
 
 /// The backends whose rules are tried in this kernel: without root, programs cannot be loaded.
 pub fn backends(root: bool) -> Vec<Backend> {
-    // TEMP until the loader knows iptables
-    Backend::ALL
-        .into_iter()
-        .filter(|backend| *backend != Backend::Iptables && (root || *backend != Backend::Ebpf))
-        .collect()
+    Backend::ALL.into_iter().filter(|backend| root || *backend != Backend::Ebpf).collect()
 }
 
 /// Makes a proven bundle for each node, in the order of the nodes.

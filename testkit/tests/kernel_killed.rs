@@ -178,3 +178,8 @@ fn ebpf() {
 fn nftables() {
     check(Backend::Nftables);
 }
+
+#[test]
+fn iptables() {
+    check(Backend::Iptables);
+}

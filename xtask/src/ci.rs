@@ -14,6 +14,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     // One package; the tests of rules beside ours use both names.
     ("iptables", "iptables"),
     ("iptables-nft", "iptables"),
+    ("iptables-legacy", "iptables"),
+    ("ipset", "ipset"),
     ("unshare", "util-linux"),
     // Not on any path: runtimes are told where plugins are.
     ("/usr/lib/cni/ptp", "containernetworking-plugins"),
@@ -72,7 +74,7 @@ fn install() -> Result<(), String> {
     if !nextest.is_ok_and(|o| o.status.success()) {
         run(cargo().args(["install", "--locked", "cargo-nextest"]))?;
     }
-    println!("nft, ip, iptables, unshare, the standard CNI plugins and cargo-nextest are here");
+    println!("nft, ip, iptables, ipset, unshare, the standard CNI plugins and cargo-nextest are here");
     Ok(())
 }
 

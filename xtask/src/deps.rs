@@ -64,7 +64,8 @@ const ROOMS: &[Room] = &[
 ];
 
 /// What the tests of any crate may depend on besides.
-const FOR_TESTS: &[&str] = &["netpolc-testkit", "netpolc-standin", "netpolc-frontend", "netpolc-sandbox"];
+const FOR_TESTS: &[&str] =
+    &["netpolc-testkit", "netpolc-standin", "netpolc-frontend", "netpolc-node", "netpolc-sandbox"];
 
 /// Modules of the standard library that only some crates may use.
 const SYSTEM: &[&str] = &["env", "fs", "process", "time"];

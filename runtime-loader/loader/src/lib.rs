@@ -26,5 +26,6 @@ pub mod remove;
 pub mod routes;
 pub mod rtnetlink;
 pub mod status;
+pub mod witness;
 
 pub use error::Error;

@@ -129,7 +129,7 @@ impl World {
     /// A bundle for each node, with these policies.
     pub(crate) fn compile(&self, policies: &[String]) -> Vec<tempfile::TempDir> {
         let model = read(&format!("{}{}", self.cluster, policies.concat()));
-        let made = bundles::build(&compile(model).unwrap(), &[backend()]).unwrap();
+        let made = bundles::build(&compile(model).unwrap(), &Backend::ALL).unwrap();
         let names: Vec<&String> = made.iter().map(|bundle| &bundle.manifest.node).collect();
         assert_eq!(names, self.nodes.iter().collect::<Vec<_>>());
         let write = |bundle: &Bundle| {
@@ -148,7 +148,10 @@ impl World {
     /// The same with options.
     pub(crate) fn load_with(&self, node: usize, bundle: &Path, options: &[&str]) -> String {
         let mut command = Command::new(loader());
-        command.args(["apply", "--backend", &backend().to_string()]).arg(bundle).args(options);
+        command.arg("apply").arg(bundle).args(options);
+        if !options.contains(&"--backend") {
+            command.args(["--backend", &backend().to_string()]);
+        }
         text(&self.sandbox.run_in_node(node, command, b"").unwrap())
     }
 
