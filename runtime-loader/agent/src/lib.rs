@@ -17,6 +17,7 @@ pub mod log;
 pub mod metrics;
 pub mod network;
 pub mod options;
+pub mod relevant;
 pub mod sandboxes;
 pub mod socket;
 pub mod store;
