@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// Those whose connections are cut in the kernel's table.
+const BACKENDS: [&str; 2] = ["nftables", "iptables"];
+
 /// A port where only these tests listen, so that both ends are in their hands.
 const PORT: u16 = 5555;
 
@@ -136,8 +139,8 @@ fn alive(pairs: &[Pair], during: impl FnOnce()) -> Vec<(String, bool)> {
 }
 
 /// Connections of both families under rules that allow them, and a bundle that allows only the client's.
-fn opened() -> (World, Vec<Pair>, tempfile::TempDir) {
-    let world = World::new(&shop());
+fn opened(backend: &'static str) -> (World, Vec<Pair>, tempfile::TempDir) {
+    let world = World { backend, ..World::new(&shop()) };
     let [both, client] =
         [&["client", "other"][..], &["client"]].map(|peers| world.compile(&from(peers)).remove(1));
     world.load(1, both.path());
@@ -155,24 +158,28 @@ fn check(rows: &[(String, bool)], client: bool, other: bool, said: &str) {
 /// Both ends of the denied ones go on sending, and cannot bring them back.
 #[test]
 fn denied_connections_end() {
-    let (world, pairs, bundle) = opened();
-    let mut said = String::new();
-    let rows = alive(&pairs, || said = world.load(1, bundle.path()));
-    check(&rows, true, false, &said);
-    assert!(said.starts_with("applied: ") && said.contains(", cut 2 of "), "{said}");
+    for backend in BACKENDS {
+        let (world, pairs, bundle) = opened(backend);
+        let mut said = String::new();
+        let rows = alive(&pairs, || said = world.load(1, bundle.path()));
+        check(&rows, true, false, &said);
+        assert!(said.starts_with("applied: ") && said.contains(", cut 2 of "), "{said}");
+    }
 }
 
 /// Until the same bundle is applied without the option.
 #[test]
 fn kept_connections_live_on() {
-    let (world, pairs, bundle) = opened();
-    let mut said = String::new();
-    let rows = alive(&pairs, || said = world.load_with(1, bundle.path(), &["--established", "keep"]));
-    check(&rows, true, true, &said);
-    assert!(said.starts_with("applied: ") && !said.contains("cut"), "{said}");
-    let rows = alive(&pairs, || said = world.load(1, bundle.path()));
-    check(&rows, true, false, &said);
-    assert!(said.starts_with("unchanged: ") && said.contains(", cut 2 of "), "{said}");
+    for backend in BACKENDS {
+        let (world, pairs, bundle) = opened(backend);
+        let mut said = String::new();
+        let rows = alive(&pairs, || said = world.load_with(1, bundle.path(), &["--established", "keep"]));
+        check(&rows, true, true, &said);
+        assert!(said.starts_with("applied: ") && !said.contains("cut"), "{said}");
+        let rows = alive(&pairs, || said = world.load(1, bundle.path()));
+        check(&rows, true, false, &said);
+        assert!(said.starts_with("unchanged: ") && said.contains(", cut 2 of "), "{said}");
+    }
 }
 
 fn open(world: &World, client: &str, to: IpAddr, protocol: &str, port: u16) -> Connection {
@@ -183,7 +190,11 @@ fn open(world: &World, client: &str, to: IpAddr, protocol: &str, port: u16) -> C
 
 #[test]
 fn denied_datagrams_end() {
-    let world = World::new(&shop());
+    BACKENDS.into_iter().for_each(denied_datagrams);
+}
+
+fn denied_datagrams(backend: &'static str) {
+    let world = World { backend, ..World::new(&shop()) };
     let bundles = [&["client", "other"][..], &["client"]].map(|peers| world.compile(&from(peers)));
     world.load(1, bundles[0][1].path());
     let mut flows = Vec::new();

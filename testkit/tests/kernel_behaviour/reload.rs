@@ -221,9 +221,8 @@ fn replaced_under_traffic(egress: bool, prepare: &str, backends: &[&str]) {
     let node = usize::from(!egress);
     world.sh(node, prepare);
     let load = |round: usize| {
-        let backend = backends[round % backends.len()];
         let path = bundles[round % 2][node].path();
-        let said = world.load_with(node, path, &["--backend", backend]);
+        let said = world.load_by(backends[round % backends.len()], node, path, &[]);
         assert!(said.contains("applied: "), "{said}");
     };
     load(0);

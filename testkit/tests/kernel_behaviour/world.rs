@@ -76,6 +76,8 @@ pub(crate) struct World {
     cluster: String,
     names: BTreeMap<String, (HostId, Vec<IpAddr>)>,
     nodes: Vec<String>,
+    /// What enforces the bundles.
+    pub(crate) backend: &'static str,
 }
 
 pub(crate) fn ip(text: &str) -> IpAddr {
@@ -107,7 +109,13 @@ impl World {
             names.insert(addr.to_owned(), (HostId::Outside(i), vec![ip(addr)]));
             spec.outside.push(OutsideSpec { addr: ip(addr), listen: LISTEN.to_vec() });
         }
-        World { sandbox: Sandbox::build(&spec).unwrap(), cluster: cluster.to_owned(), names, nodes }
+        World {
+            sandbox: Sandbox::build(&spec).unwrap(),
+            cluster: cluster.to_owned(),
+            names,
+            nodes,
+            backend: "nftables",
+        }
     }
 
     pub(crate) fn host(&self, name: &str) -> HostId {
@@ -152,8 +160,13 @@ impl World {
 
     /// The same with options.
     pub(crate) fn load_with(&self, node: usize, bundle: &Path, options: &[&str]) -> String {
+        self.load_by(self.backend, node, bundle, options)
+    }
+
+    /// The same by another backend than this world's.
+    pub(crate) fn load_by(&self, backend: &str, node: usize, bundle: &Path, options: &[&str]) -> String {
         let mut command = Command::new(loader());
-        command.arg("apply").arg(bundle).args(options);
+        command.arg("apply").arg(bundle).args(["--backend", backend]).args(options);
         text(&self.sandbox.run_in_node(node, command, b"").unwrap())
     }
 
