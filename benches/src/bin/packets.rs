@@ -3,7 +3,6 @@
 use clap::Parser;
 use netpolc_bench::packets::Error;
 use netpolc_bench::packets::designs::{Choice, Design, Designs};
-use netpolc_bench::packets::load::Load;
 use netpolc_bench::packets::measure::{Repeat, repeat};
 use netpolc_bench::packets::report::Results;
 use netpolc_sandbox::enter_user_namespace;
@@ -38,6 +37,9 @@ struct Args {
     /// Also write all figures to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Keep bundles and scripts in this directory, and use those that an earlier run with the same options left there.
+    #[arg(long, value_name = "DIR")]
+    bundles: Option<PathBuf>,
     /// The loader. Without it: cargo builds one if it has started this program, else it is taken from beside it.
     #[arg(long)]
     loader: Option<PathBuf>,
@@ -74,19 +76,21 @@ fn run(args: &Args) -> Result<String, Error> {
     let progress = |what: String| say(&format!("{:6.1} s  {what}", start.elapsed().as_secs_f64()));
     enter_user_namespace()?;
     let dir = tempfile::tempdir()?;
-    let mut all = Designs::default();
-    let choice = Choice { variants: args.variants, no_naive: args.no_naive };
-    for &policies in &args.policies {
-        all.add(&Load::new(policies.max(1)), choice, dir.path())?;
-        progress(format!("bundles for {policies} policies"));
-    }
+    let kept = args.bundles.as_ref().map(|dir| fs::create_dir_all(dir).and_then(|()| dir.canonicalize()));
+    let kept = kept.transpose()?;
+    let choice = Choice {
+        policies: args.policies.iter().map(|&n| n.max(1)).collect(),
+        variants: args.variants,
+        no_naive: args.no_naive,
+    };
+    let mut all = Designs::in_dir(choice, kept.as_deref().unwrap_or(dir.path()), &progress)?;
     let wanted = |d: &Design| {
         args.only.is_empty()
             || ["floor", "drop"].contains(&d.name.as_str())
             || args.only.iter().any(|only| d.name.starts_with(only))
     };
     all.designs.retain(wanted);
-    serde_json::to_writer(BufWriter::new(File::create(designs_file(dir.path()))?), &all.designs)?;
+    serde_json::to_writer(BufWriter::new(File::create(wanted_file(dir.path()))?), &all.designs)?;
     let mut results =
         Results { designs: all.designs, left_out: all.left_out, rounds: args.rounds, repeats: Vec::new() };
     for seed in 0..args.repeats as u64 {
@@ -113,14 +117,14 @@ fn run(args: &Args) -> Result<String, Error> {
 
 /// One repeat.
 fn one(args: &Args, dir: &Path, seed: u64, loader: &Path) -> Result<String, Error> {
-    let designs: Vec<Design> = serde_json::from_reader(BufReader::new(File::open(designs_file(dir))?))?;
+    let designs: Vec<Design> = serde_json::from_reader(BufReader::new(File::open(wanted_file(dir))?))?;
     let done = repeat(&designs, loader, args.rounds, seed)?;
     serde_json::to_writer(BufWriter::new(File::create(repeat_file(dir, seed))?), &done)?;
     Ok(String::new())
 }
 
-fn designs_file(dir: &Path) -> PathBuf {
-    dir.join("designs.json")
+fn wanted_file(dir: &Path) -> PathBuf {
+    dir.join("wanted.json")
 }
 
 fn repeat_file(dir: &Path, seed: u64) -> PathBuf {

@@ -16,13 +16,13 @@ use std::path::{Path, PathBuf};
 /// A backend's bundle and the one after a change of one policy, or why there are none.
 pub type Pair = Result<[PathBuf; 2], String>;
 
-/// Writes the bundles of a load into folders of a directory.
+/// Writes the bundles of a load into folders of a directory. `progress` is told what is done.
 ///
 /// # Errors
 /// If the input is unsound, a proof fails, or the file system refuses.
-pub fn write(load: &Load, dir: &Path) -> Result<BTreeMap<Backend, Pair>, Error> {
-    let before = version(load, dir, "before")?;
-    let mut after = version(&load.changed(), dir, "after")?;
+pub fn write(load: &Load, dir: &Path, progress: &dyn Fn(String)) -> Result<BTreeMap<Backend, Pair>, Error> {
+    let before = version(load, dir, "before", progress)?;
+    let mut after = version(&load.changed(), dir, "after", progress)?;
     let pair = |(backend, before): (Backend, Result<PathBuf, String>)| {
         let after = after.remove(&backend).unwrap_or_else(|| Err("it was not built".to_owned()));
         (backend, before.and_then(|before| after.map(|after| [before, after])))
@@ -31,7 +31,12 @@ pub fn write(load: &Load, dir: &Path) -> Result<BTreeMap<Backend, Pair>, Error> 
 }
 
 /// The bundles of one state of the cluster. What a backend cannot express is no error.
-fn version(load: &Load, dir: &Path, word: &str) -> Result<BTreeMap<Backend, Result<PathBuf, String>>, Error> {
+fn version(
+    load: &Load,
+    dir: &Path,
+    word: &str,
+    progress: &dyn Fn(String),
+) -> Result<BTreeMap<Backend, Result<PathBuf, String>>, Error> {
     let wrong = |text: String| Error::Compile(CompileError::new(text));
     let sources = sources(load.files());
     let read = read::read(&sources);
@@ -44,6 +49,7 @@ fn version(load: &Load, dir: &Path, word: &str) -> Result<BTreeMap<Backend, Resu
     let ir = text::write(&compiled.optimized);
     let host = compiled.matrix.hosts.iter().find(|(_, data)| data.name == NODE).map(|(host, _)| host);
     let host = host.ok_or_else(|| wrong(format!("there is no node {NODE}")))?;
+    progress(format!("{} policies compiled", load.policies));
     let mut all = BTreeMap::new();
     for backend in Backend::ALL {
         let mut builder = NodeBuilder::new(&model, &compiled.matrix, &labels, [backend], &ir);
@@ -58,6 +64,7 @@ fn version(load: &Load, dir: &Path, word: &str) -> Result<BTreeMap<Backend, Resu
         let folder = dir.join(format!("{backend}-{}-{word}", load.policies));
         fs::create_dir(&folder)?;
         store::write(&folder, &built.bundle).map_err(|error| wrong(error.to_string()))?;
+        progress(format!("{} policies proven for {backend}, {word} the change", load.policies));
         all.insert(backend, Ok(folder));
     }
     Ok(all)

@@ -105,8 +105,10 @@ pub const DROP: &str = "drop";
 pub const NAIVE: &str = "naive";
 
 /// What is wanted.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Choice {
+    /// Numbers of policies.
+    pub policies: Vec<usize>,
     /// Also variants of our rules for nftables, and other shapes, at this number of policies.
     pub variants: Option<usize>,
     /// Leave the rule for each policy out.
@@ -114,8 +116,10 @@ pub struct Choice {
 }
 
 /// All designs, and why others are left out.
-#[derive(Debug, Default)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Designs {
+    /// What was wanted.
+    pub choice: Choice,
     /// Those that can be tried.
     pub designs: Vec<Design>,
     /// What a backend cannot express.
@@ -123,12 +127,32 @@ pub struct Designs {
 }
 
 impl Designs {
-    /// Writes the designs of a load into a directory, scripts and bundles.
+    /// Writes all designs into a directory, or takes those that an earlier call wrote there. `progress` is told what is
+    /// done.
     ///
     /// # Errors
-    /// If netpolc does not compile the load, or the file system refuses.
-    pub fn add(&mut self, load: &Load, choice: Choice, dir: &Path) -> Result<(), Error> {
+    /// If netpolc does not compile a load, or the directory cannot be written or has designs of another choice.
+    pub fn in_dir(choice: Choice, dir: &Path, progress: &dyn Fn(String)) -> Result<Designs, Error> {
+        let path = dir.join("designs.json");
+        if path.is_file() {
+            let found: Designs = serde_json::from_slice(&fs::read(path)?)?;
+            return match found.choice == choice {
+                true => Ok(found),
+                false => Err(Error::Wrong(format!("{} was made for other options", dir.display()))),
+            };
+        }
+        let mut made = Designs { choice, designs: Vec::new(), left_out: BTreeMap::new() };
+        for policies in made.choice.policies.clone() {
+            made.add(&Load::new(policies), dir, progress)?;
+        }
+        fs::write(path, serde_json::to_string(&made)?)?;
+        Ok(made)
+    }
+
+    /// Writes the designs of a load, scripts and bundles.
+    fn add(&mut self, load: &Load, dir: &Path, progress: &dyn Fn(String)) -> Result<(), Error> {
         let n = load.policies;
+        let Choice { no_naive, variants, .. } = self.choice;
         let script = |name: &str, text: String| {
             let path = dir.join(format!("{}-{n}.nft", name.replace(' ', "-")));
             fs::write(&path, text).map(|()| path)
@@ -138,13 +162,13 @@ impl Designs {
         };
         add(FLOOR, Rules::Script(script(FLOOR, scripts::FLOOR.to_owned())?, None), true);
         add(DROP, Rules::Script(script(DROP, scripts::drop_only(load))?, None), false);
-        if !choice.no_naive {
+        if !no_naive {
             // Such programs write the whole table anew.
             let again = format!("delete table ip naive\n{}", scripts::naive(&load.changed()));
             let fresh = script(NAIVE, scripts::naive(load))?;
             add(NAIVE, Rules::Script(fresh, Some(script("naive-changed", again)?)), false);
         }
-        let bundles = bundles::write(load, dir)?;
+        let bundles = bundles::write(load, dir, progress)?;
         for ours in Ours::ALL {
             match bundles.get(&ours.backend()) {
                 Some(Ok(pair)) => add(ours.name(), Rules::Loader(ours, pair.clone()), false),
@@ -152,7 +176,7 @@ impl Designs {
                 None => {}
             }
         }
-        if choice.variants == Some(n)
+        if variants == Some(n)
             && let Some(Ok([ours, _])) = bundles.get(&Backend::Nftables)
         {
             let ours = fs::read_to_string(ours.join(SCRIPT))?;
