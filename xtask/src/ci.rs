@@ -15,7 +15,11 @@ const PROGRAMS: &[(&str, &str)] = &[
     // One package; the tests of rules beside ours use both names.
     ("iptables", "iptables"),
     ("iptables-nft", "iptables"),
+    ("iptables-legacy", "iptables"),
+    ("ipset", "ipset"),
     ("unshare", "util-linux"),
+    // Not on any path: runtimes are told where plugins are.
+    ("/usr/lib/cni/ptp", "containernetworking-plugins"),
 ];
 
 type Step = (&'static str, fn() -> Result<(), String>);
@@ -71,7 +75,7 @@ fn install() -> Result<(), String> {
     if !nextest.is_ok_and(|o| o.status.success()) {
         run(cargo().args(["install", "--locked", "cargo-nextest"]))?;
     }
-    println!("nft, ip, iptables, unshare and cargo-nextest are here");
+    println!("nft, ip, iptables, ipset, unshare, the standard CNI plugins and cargo-nextest are here");
     Ok(())
 }
 

@@ -13,6 +13,7 @@ mod check;
 mod digest;
 mod listing;
 mod rules;
+pub mod run;
 mod sets;
 mod words;
 
@@ -20,7 +21,7 @@ pub use crate::nft::{Version, VersionError};
 pub use check::{CheckError, check};
 pub use digest::{digest, marker, markers};
 pub use listing::{Hook, Listing, listing, with_lines};
-pub use rules::parse;
+pub use rules::{is_interface, parse};
 pub use words::ParseError;
 
 use std::collections::BTreeMap;

@@ -19,6 +19,7 @@ mod program;
 mod segments;
 mod symbolic;
 
+use netpolc_bundle::ipt::run::Script;
 use netpolc_bundle::ipt::{self, CheckError, Family, ParseError, Ruleset, Texts};
 use netpolc_ir::addr;
 use netpolc_ir::bitset::BitSet;
@@ -43,8 +44,8 @@ pub enum DecodeError {
 #[derive(Debug)]
 pub struct Machine {
     ruleset: Ruleset,
-    /// For each family, in the order of [`Family::ALL`]: for packets one by one.
-    scripts: [packet::Script; 2],
+    /// For packets one by one.
+    script: Script,
     /// For each family and each situation of packets: for sets of packets.
     programs: [Vec<Part>; 2],
 }
@@ -72,13 +73,13 @@ impl Machine {
     /// If its parts do not fit together ([`ipt::check`]).
     pub fn new(ruleset: Ruleset) -> Result<Machine, CheckError> {
         ipt::check(&ruleset)?;
-        let scripts = Family::ALL.map(|family| packet::Script::new(&ruleset, family));
+        let script = Script::new(&ruleset);
         let part = |family, situation| {
             let program = Program::new(&ruleset, family, situation);
             Part { situation, program, run: symbolic::Run::default() }
         };
         let programs = Family::ALL.map(|family| Situation::all().map(|s| part(family, s)).collect());
-        Ok(Machine { ruleset, scripts, programs })
+        Ok(Machine { ruleset, script, programs })
     }
 
     /// The atoms whose packets pass in every situation of their kind.
@@ -143,6 +144,6 @@ impl Artifact for Machine {
     }
 
     fn decide(&self, packet: &Packet) -> Verdict {
-        self.scripts[addr::Family::of(packet.flow.dst) as usize].decide(&self.ruleset.sets, packet)
+        Verdict::allow_if(self.script.passes(&self.ruleset.sets, &packet::at_forward(packet)))
     }
 }

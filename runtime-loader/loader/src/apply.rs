@@ -4,7 +4,8 @@ use crate::cut::{Cut, Established, cut};
 use crate::dataplane::{self, Goal};
 use crate::kernel::Kernel;
 use crate::{Error, routes};
-use netpolc_bundle::{Backend, Bundle, ReadBack, Version};
+use netpolc_bundle::nft::run::Bases;
+use netpolc_bundle::{Backend, Bundle, ReadBack, Version, ipt, nft};
 use std::fmt;
 use std::path::Path;
 
@@ -135,7 +136,17 @@ fn cut_denied(
     match chosen {
         // The program judges every packet by the tuple that opened its connection.
         Backend::Ebpf => None,
-        Backend::Nftables => read.nftables.as_ref().and_then(|rules| cut(kernel, rules, notes)),
-        Backend::Iptables => None,
+        Backend::Nftables => {
+            let rules = read.nftables.as_ref()?;
+            let (families, bases) = (rules.tables.keys().copied().collect::<Vec<_>>(), Bases::of(rules));
+            cut(kernel, &families, &|packet| nft::run::passes(rules, &bases, packet), notes)
+        }
+        Backend::Iptables => {
+            // Whichever of the two is in force: they say the same of every packet.
+            let rules = read.iptables.as_ref().or(read.iptables_plain.as_ref())?;
+            let script = ipt::run::Script::new(rules);
+            let families = [nft::Family::Ip, nft::Family::Ip6];
+            cut(kernel, &families, &|packet| script.passes(&rules.sets, packet), notes)
+        }
     }
 }

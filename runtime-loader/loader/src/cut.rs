@@ -13,9 +13,8 @@
 
 use crate::conntrack::{Connection, Tally};
 use crate::kernel::Kernel;
-use netpolc_bundle::nft::run::{Bases, Packet, passes};
-use netpolc_bundle::nft::{Family, Ruleset};
-use std::collections::BTreeSet;
+use netpolc_bundle::nft::Family;
+use netpolc_bundle::nft::run::Packet;
 use std::fmt;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -47,15 +46,24 @@ impl fmt::Display for Cut {
     }
 }
 
-/// Ends the connections that these rules, which are in force, do not let begin. What could not be done is a note: the
-/// rules are in force all the same.
-pub fn cut(kernel: &mut dyn Kernel, rules: &Ruleset, notes: &mut Vec<String>) -> Option<Cut> {
+/// Ends the connections of some families that the rules in force do not let begin. `passes` says of the packet that opens
+/// a connection whether they let it pass. It is not asked about connections of the node itself: between the node and its
+/// pods no packet crosses the forward hook, so no rule is about that.
+///
+/// What could not be done is a note: the rules are in force all the same.
+pub fn cut(
+    kernel: &mut dyn Kernel,
+    families: &[Family],
+    passes: &dyn Fn(&Packet) -> bool,
+    notes: &mut Vec<String>,
+) -> Option<Cut> {
     let start = Instant::now();
-    let bases = Bases::of(rules);
-    let families: Vec<Family> = rules.tables.keys().copied().collect();
-    let done = kernel
-        .own_addresses()
-        .and_then(|own| kernel.cut(&families, &mut |connection| denied(rules, &bases, &own, connection)));
+    let done = kernel.own_addresses().and_then(|own| {
+        let is_own = |addr: IpAddr| addr.is_loopback() || own.contains(&addr);
+        kernel.cut(families, &mut |connection| {
+            !is_own(connection.source) && !is_own(connection.destination) && !passes(&opening(connection))
+        })
+    });
     let tally = match done {
         Ok(tally) => tally,
         Err(error) => {
@@ -88,12 +96,8 @@ fn shortcomings(tally: &Tally) -> Vec<String> {
     notes
 }
 
-/// Whether the rules would drop the packet that opens a connection. Between the node itself and its pods no packet
-/// crosses the forward hook, so no rule is about that.
-fn denied(rules: &Ruleset, bases: &Bases, own: &BTreeSet<IpAddr>, connection: &Connection) -> bool {
+/// The packet that opened a connection.
+fn opening(connection: &Connection) -> Packet {
     let Connection { source, destination, protocol, port } = *connection;
-    let is_own = |addr: IpAddr| addr.is_loopback() || own.contains(&addr);
-    !is_own(source)
-        && !is_own(destination)
-        && !passes(rules, bases, &Packet::opening(source, destination, protocol, port))
+    Packet::opening(source, destination, protocol, port)
 }

@@ -16,8 +16,9 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::net::IpAddr;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,16 @@ const ROUTES_BYTES: u64 = 256 << 20;
 
 /// Most bytes of nft's complaints that are kept.
 const STDERR_BYTES: u64 = 64 << 10;
+
+/// A program with its input, and the input that takes back what it did. The latter must do no harm if it did nothing.
+#[derive(Debug, Clone, Copy)]
+#[expect(missing_docs, reason = "the fields' names say it")]
+pub struct Step<'a> {
+    pub program: &'a str,
+    pub args: &'a [&'a str],
+    pub input: &'a str,
+    pub undo: &'a str,
+}
 
 /// What the loader needs of a kernel.
 pub trait Kernel {
@@ -47,6 +58,21 @@ pub trait Kernel {
     /// # Errors
     /// [`Error::NoProgram`] if it is not installed; if it does not succeed, what it complained of.
     fn program(&mut self, name: &str, args: &[&str], input: &str) -> Result<String, Error>;
+
+    /// Runs steps one after the other, each as [`Kernel::program`] does. If one fails, it and those before it are undone in
+    /// reverse, and the error is that of the step. What a kernel promises beyond that: if the loader is killed meanwhile,
+    /// the steps still come to this end.
+    ///
+    /// # Errors
+    /// As [`Kernel::program`].
+    fn sequence(&mut self, steps: &[Step<'_>]) -> Result<(), Error> {
+        in_turn(steps, &mut |step, input| self.program(step.program, step.args, input).map(drop))
+    }
+
+    /// The text of a file of this network namespace's `/proc/net`; `None` if there is none.
+    fn proc_net(&mut self, _file: &str) -> Option<String> {
+        None
+    }
 
     /// The families that have a table of ours.
     ///
@@ -115,13 +141,15 @@ impl System {
         })
     }
 
-    /// Runs a program to its end; the answer is what it printed, at most [`limits::SCRIPT_BYTES`].
-    fn spawn(&self, name: &str, args: &[&str], stdin: Stdio, stdout: Stdio) -> Result<Vec<u8>, Error> {
+    fn run_to_end(&self, name: &str, args: &[&str], stdin: Stdio, stdout: Stdio) -> Result<Ended, Error> {
         let program = self.find(name)?;
         let fail = |error: io::Error| Error::io(program.display().to_string(), error);
         let mut command = Command::new(&program);
         command.args(args).env_clear().stdin(stdin).stdout(stdout).stderr(Stdio::piped());
+        // The child inherits it: should the loader be killed, a successor waits until the child has ended.
+        let shared = self.lock.as_ref().and_then(Lock::share);
         let mut child = command.spawn().map_err(fail)?;
+        drop(shared);
         let (sender, receiver) = mpsc::channel();
         if let Some(pipe) = child.stdout.take() {
             // One byte more than the limit, so that the parser sees that it is passed.
@@ -143,21 +171,74 @@ impl System {
             }
         }
         let status = child.wait().map_err(fail)?;
-        if status.success() {
-            return Ok(output);
+        Ok(Ended { status, output, complaints: String::from_utf8_lossy(&complaints).into_owned() })
+    }
+
+    /// Runs a program that must succeed; the answer is what it printed, at most [`limits::SCRIPT_BYTES`].
+    fn spawn(&self, name: &str, args: &[&str], stdin: Stdio, stdout: Stdio) -> Result<Vec<u8>, Error> {
+        let ended = self.run_to_end(name, args, stdin, stdout)?;
+        if ended.status.success() {
+            return Ok(ended.output);
         }
-        Err(refusal(name, &String::from_utf8_lossy(&complaints), &status.to_string()))
+        Err(refusal(name, &ended.complaints, &ended.status.to_string()))
     }
 }
 
+/// How a program ended.
+struct Ended {
+    status: ExitStatus,
+    output: Vec<u8>,
+    complaints: String,
+}
+
+/// Runs steps, and undoes them if one fails.
+fn in_turn(
+    steps: &[Step<'_>],
+    run: &mut dyn FnMut(&Step<'_>, &str) -> Result<(), Error>,
+) -> Result<(), Error> {
+    for (i, step) in steps.iter().enumerate() {
+        if let Err(error) = run(step, step.input) {
+            for done in steps.iter().take(i + 1).rev() {
+                // Where there is nothing to undo, this is refused.
+                let _ = run(done, done.undo);
+            }
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
 /// A text as a file in memory, to be read from its beginning.
-fn in_memory(text: &str) -> Result<Stdio, Error> {
-    let memory = memfd_create(c"netpol-loader", MFdFlags::MFD_CLOEXEC);
+fn memory(text: &str, flags: MFdFlags) -> Result<File, Error> {
+    let memory = memfd_create(c"netpol-loader", flags);
     let mut file = File::from(memory.map_err(|errno| Error::io("memfd_create", errno))?);
     file.write_all(text.as_bytes())
         .and_then(|()| file.rewind())
         .map_err(|error| Error::io("memfd", error))?;
-    Ok(Stdio::from(file))
+    Ok(file)
+}
+
+/// The same as the standard input of a program.
+fn in_memory(text: &str) -> Result<Stdio, Error> {
+    memory(text, MFdFlags::MFD_CLOEXEC).map(Stdio::from)
+}
+
+/// The script that runs steps, for `sh`: programs, constant arguments and numbers of open files, no text from elsewhere.
+/// Its exit status is the number of the step that failed, from 1.
+fn shell_script(programs: &[PathBuf], steps: &[Step<'_>], files: &[[File; 2]]) -> Option<String> {
+    let plain = |word: &str| word.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._+-".contains(&b));
+    let mut script = String::new();
+    let mut undo = String::new();
+    for (number, ((program, step), [input, back])) in (1..).zip(programs.iter().zip(steps).zip(files)) {
+        let words: Vec<&str> = std::iter::once(program.to_str()?).chain(step.args.iter().copied()).collect();
+        if number > u8::MAX.into() || !words.iter().all(|word| plain(word)) {
+            return None;
+        }
+        let words = words.join(" ");
+        undo = format!("{words} </proc/self/fd/{} >/dev/null 2>&1; {undo}", back.as_raw_fd());
+        script += &format!("{words} </proc/self/fd/{} || {{ {undo}exit {number}; }}\n", input.as_raw_fd());
+    }
+    Some(script)
 }
 
 /// Reads a pipe to its end in a thread of its own.
@@ -220,6 +301,32 @@ impl Kernel for System {
         Ok(String::from_utf8_lossy(&output).into_owned())
     }
 
+    /// A shell runs the steps, so that they come to their end when this process is killed. It inherits their inputs as files
+    /// in memory, which another program that is started at the same moment may inherit too, without harm. Where there is no
+    /// shell, or a program has a name that a shell would not take as a word, the steps are run from here.
+    fn sequence(&mut self, steps: &[Step<'_>]) -> Result<(), Error> {
+        let programs: Vec<PathBuf> =
+            steps.iter().map(|step| self.find(step.program)).collect::<Result<_, _>>()?;
+        let inherited = |text: &str| memory(text, MFdFlags::empty());
+        let files = steps.iter().map(|step| Ok([inherited(step.input)?, inherited(step.undo)?]));
+        let files: Vec<[File; 2]> = files.collect::<Result<_, Error>>()?;
+        let script = shell_script(&programs, steps, &files).filter(|_| self.find("sh").is_ok());
+        let Some(script) = script else {
+            return in_turn(steps, &mut |step, input| self.program(step.program, step.args, input).map(drop));
+        };
+        let ended = self.run_to_end("sh", &["-c", &script], Stdio::null(), Stdio::null())?;
+        if ended.status.success() {
+            return Ok(());
+        }
+        let failed = ended.status.code().and_then(|code| usize::try_from(code).ok()?.checked_sub(1));
+        let name = failed.and_then(|i| steps.get(i)).map_or("sh", |step| step.program);
+        Err(refusal(name, &ended.complaints, &ended.status.to_string()))
+    }
+
+    fn proc_net(&mut self, file: &str) -> Option<String> {
+        fs::read_to_string(Path::new("/proc/thread-self/net").join(file)).ok()
+    }
+
     fn tables(&mut self) -> Result<BTreeSet<Family>, Error> {
         let output = self.spawn("nft", &["list", "tables"], Stdio::null(), Stdio::piped())?;
         let text = String::from_utf8_lossy(&output);
@@ -235,8 +342,7 @@ impl Kernel for System {
     }
 
     fn run(&mut self, script: &str) -> Result<(), Error> {
-        let stdout = self.lock.as_ref().map_or_else(Stdio::null, Lock::share);
-        self.spawn("nft", &["-f", "-"], in_memory(script)?, stdout).map(|_| ())
+        self.spawn("nft", &["-f", "-"], in_memory(script)?, Stdio::null()).map(|_| ())
     }
 
     fn routes(&mut self) -> Result<Routes, Error> {

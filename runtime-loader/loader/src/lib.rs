@@ -2,8 +2,8 @@
 //!
 //! It has privileges, so it does little: it reads a bundle with [`netpolc_bundle`], chooses a backend ([`dataplane`]), looks
 //! at what is in force and switches in one step ([`nftables`], [`iptables`], [`ebpf`]). It keeps no memory: what it needs
-//! to know of its predecessors is in the kernel, so it may be killed at any instant and started again. [`daemon`]
-//! does this for a node from boot to shutdown, and [`node`] makes the node's network where no one else does.
+//! to know of its predecessors is in the kernel, so it may be killed at any instant and started again. [`daemon`] does
+//! this for a node from boot to shutdown, and [`node`] makes the node's network where no one else does.
 //!
 //! What is absent: this crate knows no YAML, no policies and no IR, and of ours depends on `netpolc-bundle` alone. Only
 //! [`kernel`], [`lock`], [`netlink`], [`daemon`] and [`node`] touch processes, system files and sockets.
@@ -26,5 +26,6 @@ pub mod remove;
 pub mod routes;
 pub mod rtnetlink;
 pub mod status;
+pub mod witness;
 
 pub use error::Error;

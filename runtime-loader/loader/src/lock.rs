@@ -1,7 +1,7 @@
 //! One loader at a time in a network namespace.
 //!
-//! The lock is an advisory `flock` on a file named after the namespace's inode. The process of nft that changes rules
-//! gets a duplicate of the open file: if the loader is killed meanwhile, the lock lasts until nft has ended, so a
+//! The lock is an advisory `flock` on a file named after the namespace's inode. The programs that the loader starts
+//! inherit a duplicate of the open file: if the loader is killed meanwhile, the lock lasts until they have ended, so a
 //! successor never looks at rules that are about to change.
 //!
 //! The file goes with its lock: whoever holds the lock unlinks the file before letting go. So a file that was opened may
@@ -10,12 +10,11 @@
 
 use crate::Error;
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, OFlag, fcntl};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 /// How long to wait for another loader.
@@ -52,10 +51,12 @@ impl Lock {
         self.note.as_deref()
     }
 
-    /// The standard output of a process that is to share the lock. nft prints nothing there when it reads a script.
-    pub(crate) fn share(&self) -> Stdio {
-        let file = self.held.as_ref().and_then(|held| held.file.as_ref());
-        file.and_then(|file| file.try_clone().ok()).map_or_else(Stdio::null, Stdio::from)
+    /// A duplicate of the locked file that programs inherit which are started while it is there: they share the lock. `None`
+    /// if there is no lock, or no more room for open files.
+    pub(crate) fn share(&self) -> Option<File> {
+        let file = self.held.as_ref()?.file.as_ref()?.try_clone().ok()?;
+        fcntl(&file, FcntlArg::F_SETFD(FdFlag::empty())).ok()?;
+        Some(file)
     }
 }
 

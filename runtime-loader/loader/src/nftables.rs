@@ -1,6 +1,7 @@
 //! The backend nftables.
 
 pub mod compare;
+pub mod named;
 pub mod observe;
 pub mod plan;
 
@@ -59,12 +60,16 @@ impl Dataplane for Nftables {
         let mut drift = seen.drift();
         if let Some(wanted) = goal.and_then(|goal| Some((goal, goal.read.nftables.as_ref()?))) {
             let (goal, wanted) = wanted;
-            drift.extend(seen.ruleset().map(|there| differences(wanted, &there)).into_iter().flatten());
+            let there = seen.ruleset();
+            drift.extend(there.as_ref().map(|there| differences(wanted, there)).into_iter().flatten());
             for (family, view) in &seen.tables {
                 if view.interfaces().is_some_and(|there| there != goal.interfaces.names) {
                     drift.push(format!("table {family}: other interfaces of pods than the routes say"));
                 }
             }
+            let witness = there.filter(|_| !drift.is_empty());
+            let witness = witness.and_then(|there| named::difference(goal.bundle, wanted, &there));
+            drift.extend(witness.map(|witness| witness.to_string()));
         }
         Ok(Some(in_force(&seen, drift)))
     }

@@ -228,7 +228,7 @@ fn interface(word: &str) -> Result<String, Message> {
 }
 
 /// Whether a word can be an interface of a pod in a rule of [`super::PODIF`].
-pub(super) fn is_interface(word: &str) -> bool {
+pub fn is_interface(word: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'@');
     !word.is_empty()
         && word.len() <= limits::IFNAME_BYTES

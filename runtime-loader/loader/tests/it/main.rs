@@ -1,11 +1,15 @@
-//! The loader on the real kernel: each test has a network namespace of its own. Needs root, nft and ip.
+//! The loader on the real kernel: each test has a network namespace of its own. Needs root, nft, ip,
+//! iptables (legacy and nft) and ipset.
 #![expect(clippy::panic, clippy::unwrap_used, reason = "tests")]
 
 mod apply;
+mod cluster;
 mod common;
 mod daemon;
 mod disturbed;
 mod fake;
 mod foreign;
+mod iptables;
+mod iptables_disturbed;
 mod lan;
 mod node;

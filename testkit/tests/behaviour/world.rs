@@ -1,11 +1,12 @@
 //! A small cluster as namespaces: YAML in, outcomes of packets out.
 
-use netpolc_bundle::{Artifacts, Bindings, Bundle, LocalPod, Parts, store};
+use netpolc_bundle::{Backend, Bundle, store};
 use netpolc_frontend::model::Model;
 use netpolc_sandbox::{
     DEFAULT_TIMEOUT, HostId, NodeSpec, Outcome, OutsideSpec, PodSpec, Probe, Protocol, Sandbox, Spec,
     find_program,
 };
+use netpolc_testkit::bundles;
 use netpolc_testkit::pipeline::{compile, model};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -16,6 +17,13 @@ use std::time::Duration;
 
 /// For packets that should arrive, on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The backend that this program is about.
+pub(crate) fn backend() -> Backend {
+    let program = module_path!().split("::").next().unwrap();
+    let named = |backend: &Backend| program == format!("kernel_behaviour_{backend}");
+    Backend::ALL.into_iter().find(named).unwrap()
+}
 
 /// Where every host answers.
 pub(crate) const LISTEN: [(Protocol, u16); 14] = [
@@ -121,28 +129,15 @@ impl World {
     /// A bundle for each node, with these policies.
     pub(crate) fn compile(&self, policies: &[String]) -> Vec<tempfile::TempDir> {
         let model = read(&format!("{}{}", self.cluster, policies.concat()));
-        let pods = model.pods.clone();
-        let nodes = compile(model).unwrap().nodes().unwrap();
-        assert_eq!(
-            nodes.iter().map(|node| &node.name).collect::<Vec<_>>(),
-            self.nodes.iter().collect::<Vec<_>>()
-        );
-        let bundle = |node: netpolc_testkit::pipeline::Node| {
-            let local = pods.iter().filter(|pod| pod.node == node.name);
-            let pods =
-                local.map(|pod| LocalPod { name: pod.full_name(), addresses: pod.addrs.clone() }).collect();
-            let parts = Parts {
-                compiler: "test".into(),
-                node: node.name,
-                artifacts: Artifacts { nftables: Some(node.script), ..Artifacts::default() },
-                bindings: Bindings { pods },
-                ..Parts::default()
-            };
+        let made = bundles::build(&compile(model).unwrap(), &Backend::ALL).unwrap();
+        let names: Vec<&String> = made.iter().map(|bundle| &bundle.manifest.node).collect();
+        assert_eq!(names, self.nodes.iter().collect::<Vec<_>>());
+        let write = |bundle: &Bundle| {
             let dir = tempfile::tempdir().unwrap();
-            store::write(dir.path(), &Bundle::new(parts).unwrap()).unwrap();
+            store::write(dir.path(), bundle).unwrap();
             dir
         };
-        nodes.into_iter().map(bundle).collect()
+        made.iter().map(write).collect()
     }
 
     /// Applies a bundle at a node; the answer is what the loader said.
@@ -154,6 +149,9 @@ impl World {
     pub(crate) fn load_with(&self, node: usize, bundle: &Path, options: &[&str]) -> String {
         let mut command = Command::new(loader());
         command.arg("apply").arg(bundle).args(options);
+        if !options.contains(&"--backend") {
+            command.args(["--backend", &backend().to_string()]);
+        }
         text(&self.sandbox.run_in_node(node, command, b"").unwrap())
     }
 

@@ -1,0 +1,210 @@
+//! Measures the agent: memory, and the time from an event to the bundle at the loader's socket.
+
+use clap::Parser;
+use netpolc_bench::cluster::{Format, files, shape};
+use netpolc_bench::statistics::quantile;
+use netpolc_bundle::wire::{self, FromAgent, FromLoader, Sandbox, ToAgent, ToLoader};
+use netpolc_standin::Standin;
+use serde_json::{Value, json};
+use std::io::{self, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+/// How long anything may take before the measurement is given up.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Runs an agent between a stand-in API server with a generated cluster and a loader that does nothing.
+#[derive(Debug, Parser)]
+struct Args {
+    /// The program.
+    #[arg(long, default_value = "target/release/netpol-agent")]
+    agent: PathBuf,
+    /// The generated cluster.
+    #[arg(long, default_value = "l")]
+    set: String,
+    /// What the agent compiles for.
+    #[arg(long, default_value = "nftables")]
+    backend: String,
+    /// How often each event is measured.
+    #[arg(long, default_value_t = 50)]
+    rounds: usize,
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // If standard error is gone, there is no one to tell.
+            let _ = writeln!(io::stderr(), "error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// The agent's process; it ends with this.
+struct Agent(Child);
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn run(args: &Args) -> io::Result<()> {
+    let shape = shape(&args.set).ok_or_else(|| io::Error::other(format!("there is no set {}", args.set)))?;
+    let dir = tempfile::tempdir()?;
+    let api = Standin::start()?;
+    let objects = fill(&api, shape)?;
+    let (arrived, bundles) = channel();
+    let listener = UnixListener::bind(dir.path().join("loader.sock"))?;
+    std::thread::spawn(move || load(&listener, &arrived));
+    let kubeconfig = api.kubeconfig(dir.path())?;
+    let started = Instant::now();
+    let child = Command::new(&args.agent)
+        .args(["--node", "node-0000", "--metrics-listen", "off", "--backend", &args.backend])
+        .arg("--kubeconfig")
+        .arg(kubeconfig)
+        .arg("--loader-socket")
+        .arg(dir.path().join("loader.sock"))
+        .arg("--socket")
+        .arg(dir.path().join("agent.sock"))
+        .arg("--state")
+        .arg(dir.path().join("state.json"))
+        .stderr(Stdio::null())
+        .spawn()?;
+    let agent = Agent(child);
+    next(&bundles)?;
+    say(&format!("{}, {}: first bundle after {:.0} ms", args.set, args.backend, millis(started.elapsed())))?;
+    memory(&agent, "after it")?;
+
+    let policy = objects.iter().find(|o| o["spec"]["ingress"][0]["ports"][0]["port"].is_u64());
+    let mut policy = policy.ok_or_else(|| io::Error::other("no policy with a port"))?.clone();
+    let times = measure(args.rounds, &bundles, |i| {
+        policy["spec"]["ingress"][0]["ports"][0]["port"] = json!(10_000 + i);
+        api.apply(policy.clone());
+        Ok(())
+    })?;
+    report("a policy's port changed", &times)?;
+
+    let pod = objects.iter().find(|o| o["kind"] == "Pod" && o["spec"]["nodeName"] == "node-0000");
+    let mut pod = pod.ok_or_else(|| io::Error::other("no pod on node-0000"))?.clone();
+    let times = measure(args.rounds, &bundles, |i| {
+        let address = format!("10.200.{}.{}", i / 200, 1 + i % 200);
+        pod["status"]["podIP"] = json!(address);
+        pod["status"]["podIPs"] = json!([{ "ip": address }]);
+        api.apply(pod.clone());
+        Ok(())
+    })?;
+    report("a local pod's address", &times)?;
+
+    let times = measure(args.rounds, &bundles, |i| add(&dir.path().join("agent.sock"), &pod, i))?;
+    report("ADD of a known pod", &times)?;
+    memory(&agent, "at the end")?;
+    api.expire(false);
+    api.apply(policy.clone());
+    std::thread::sleep(Duration::from_secs(3));
+    memory(&agent, "after new lists")
+}
+
+fn say(line: &str) -> io::Result<()> {
+    writeln!(io::stdout(), "{line}")
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+/// All objects of the set; pods get as many other fields as real ones have.
+fn fill(api: &Standin, shape: netpolc_bench::cluster::Shape) -> io::Result<Vec<Value>> {
+    let ballast =
+        json!([{ "manager": "kubelet", "operation": "Update", "fieldsV1": { "f:x": "y".repeat(5000) } }]);
+    let mut all = Vec::new();
+    for (_, text) in files(shape, Format::Json) {
+        let mut list: Value = serde_json::from_str(&text)?;
+        for object in list["items"].as_array_mut().into_iter().flatten() {
+            let object = object.take();
+            all.push(object.clone());
+            let mut object = object;
+            if object["kind"] == "Pod" {
+                object["metadata"]["managedFields"] = ballast.clone();
+            }
+            api.apply(object);
+        }
+    }
+    api.expire(false);
+    Ok(all)
+}
+
+/// A loader that takes every bundle and does nothing.
+fn load(listener: &UnixListener, arrived: &Sender<Instant>) {
+    for stream in listener.incoming() {
+        // A connection that breaks is the agent's end.
+        let Ok(mut stream) = stream else { return };
+        while let Ok(Some(request)) = wire::receive::<ToLoader>(&mut stream) {
+            if let ToLoader::Apply { files } = request {
+                for (_, size) in files {
+                    let _ = io::copy(&mut io::Read::take(&mut stream, size), &mut io::sink());
+                }
+                let _ = arrived.send(Instant::now());
+            }
+            let done = FromLoader::Done { report: String::new(), version: None };
+            let _ = wire::send(&mut stream, &done);
+        }
+    }
+}
+
+fn next(bundles: &Receiver<Instant>) -> io::Result<Instant> {
+    bundles.recv_timeout(PATIENCE).map_err(|_| io::Error::other("no bundle came"))
+}
+
+/// From just before an event to the bundle that it leads to, in milliseconds.
+fn measure(
+    rounds: usize,
+    bundles: &Receiver<Instant>,
+    mut event: impl FnMut(usize) -> io::Result<()>,
+) -> io::Result<Vec<f64>> {
+    let mut times = Vec::new();
+    for i in 0..rounds {
+        let started = Instant::now();
+        event(i)?;
+        times.push(millis(next(bundles)?.duration_since(started)));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(times)
+}
+
+fn add(socket: &Path, pod: &Value, i: usize) -> io::Result<()> {
+    let mut stream = UnixStream::connect(socket)?;
+    let text = |field: &str| pod["metadata"][field].as_str().unwrap_or_default().to_owned();
+    let sandbox = Sandbox {
+        container: format!("c{i}"),
+        interface: "eth0".to_owned(),
+        pod: format!("{}/{}", text("namespace"), text("name")),
+        uid: None,
+        addresses: vec![std::net::Ipv4Addr::new(10, 201, (i / 200) as u8, (1 + i % 200) as u8).into()],
+    };
+    wire::send(&mut stream, &ToAgent::Add(sandbox))?;
+    match wire::receive(&mut stream)? {
+        Some(FromAgent::Done) => Ok(()),
+        other => Err(io::Error::other(format!("{other:?}"))),
+    }
+}
+
+fn report(what: &str, times: &[f64]) -> io::Result<()> {
+    say(&format!("{what}: p50 {:.1} ms, p99 {:.1} ms", quantile(times, 0.5), quantile(times, 0.99)))
+}
+
+fn memory(agent: &Agent, when: &str) -> io::Result<()> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", agent.0.id()))?;
+    let mib = |field: &str| {
+        let line = status.lines().find(|l| l.starts_with(field)).unwrap_or_default();
+        line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) / 1024
+    };
+    let (now, most) = (mib("VmRSS"), mib("VmHWM"));
+    say(&format!("memory {when}: {now} MiB, at most {most} MiB"))
+}

@@ -1,0 +1,158 @@
+//! The way to the loader: one connection, kept and made anew when it breaks.
+
+use netpolc_bundle::wire::{self, FromLoader, Network, ToLoader};
+use netpolc_bundle::{BINDINGS, Bundle};
+use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long the loader may take for one request: far longer than the largest ruleset needs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Why the loader did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// It cannot be reached.
+    #[error("the loader at {path} cannot be reached: {source}")]
+    Unreachable {
+        /// Its socket.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// It refused.
+    #[error("the loader refused {what}: {message}")]
+    Refused {
+        /// What was asked.
+        what: &'static str,
+        /// Its answer.
+        message: String,
+    },
+}
+
+/// The connection and what the loader at its other end has done.
+#[derive(Debug)]
+pub struct Link {
+    path: PathBuf,
+    stream: Option<UnixStream>,
+    /// The last bundle that was compiled.
+    bundle: Option<Bundle>,
+    /// Whether the loader at the other end of this connection said that it is in force.
+    in_force: bool,
+    network: Option<Network>,
+}
+
+impl Link {
+    /// Not connected yet.
+    pub fn new(path: &Path) -> Link {
+        Link { path: path.to_owned(), stream: None, bundle: None, in_force: false, network: None }
+    }
+
+    /// The loader's socket.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the loader holds everything that it was last given. A loader that went away does not: the next one must
+    /// be told again.
+    pub fn is_in_force(&mut self) -> bool {
+        if let Some(stream) = &self.stream
+            && !is_quiet(stream)
+        {
+            self.disconnect();
+        }
+        self.stream.is_some() && self.in_force
+    }
+
+    /// The last bundle that was compiled.
+    pub fn bundle(&self) -> Option<&Bundle> {
+        self.bundle.as_ref()
+    }
+
+    /// Takes a new bundle; if it says what the last one says, the last one stays.
+    pub fn take(&mut self, bundle: Bundle) {
+        if !self.bundle.as_ref().is_some_and(|last| is_same(last, &bundle)) {
+            self.bundle = Some(bundle);
+            self.in_force = false;
+        }
+    }
+
+    /// Gives the loader what it does not have yet, and waits until that is in force. Says whether a bundle was sent.
+    ///
+    /// # Errors
+    /// If the loader cannot be reached or refuses; what was in force still is.
+    pub fn bring(&mut self, network: Option<&Network>) -> Result<bool, LinkError> {
+        // Sees a connection that ended in the meantime.
+        let in_force = self.is_in_force();
+        if let Some(network) = network
+            && self.network.as_ref() != Some(network)
+        {
+            let request = ToLoader::Network(network.clone());
+            self.ask("the network", |stream| wire::send(stream, &request))?;
+            self.network = Some(network.clone());
+        }
+        if in_force {
+            return Ok(false);
+        }
+        let Some(bundle) = self.bundle.take() else { return Ok(false) };
+        let answer = self.ask("the bundle", |stream| wire::send_bundle(stream, &bundle));
+        self.bundle = Some(bundle);
+        answer?;
+        self.in_force = true;
+        Ok(true)
+    }
+
+    fn disconnect(&mut self) {
+        self.stream = None;
+        self.in_force = false;
+        self.network = None;
+    }
+
+    fn ask(
+        &mut self,
+        what: &'static str,
+        send: impl FnOnce(&mut UnixStream) -> io::Result<()>,
+    ) -> Result<(), LinkError> {
+        match self.exchange(send) {
+            Ok(FromLoader::Failed { message }) => Err(LinkError::Refused { what, message }),
+            Ok(FromLoader::Done { .. } | FromLoader::Status(_)) => Ok(()),
+            Err(source) => {
+                self.disconnect();
+                Err(LinkError::Unreachable { path: self.path.display().to_string(), source })
+            }
+        }
+    }
+
+    fn exchange(&mut self, send: impl FnOnce(&mut UnixStream) -> io::Result<()>) -> io::Result<FromLoader> {
+        let stream = match &mut self.stream {
+            Some(stream) => stream,
+            None => {
+                let stream = UnixStream::connect(&self.path)?;
+                stream.set_read_timeout(Some(PATIENCE))?;
+                stream.set_write_timeout(Some(PATIENCE))?;
+                self.stream.insert(stream)
+            }
+        };
+        send(stream)?;
+        wire::receive(stream)?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
+/// Whether two bundles would do the same on their node. They may still name other policies as the reason.
+fn is_same(a: &Bundle, b: &Bundle) -> bool {
+    a.manifest.artifacts == b.manifest.artifacts
+        && a.manifest.node_addresses == b.manifest.node_addresses
+        && a.manifest.files.get(BINDINGS) == b.manifest.files.get(BINDINGS)
+}
+
+/// Whether a connection is open and silent, as it must be between requests: the loader never speaks unasked.
+fn is_quiet(stream: &UnixStream) -> bool {
+    let look = || -> io::Result<usize> {
+        stream.set_nonblocking(true)?;
+        let read = (&mut &*stream).read(&mut [0]);
+        stream.set_nonblocking(false)?;
+        read
+    };
+    matches!(look(), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+}
