@@ -140,7 +140,7 @@ fn alive(pairs: &[Pair], during: impl FnOnce()) -> Vec<(String, bool)> {
 
 /// Connections of both families under rules that allow them, and a bundle that allows only the client's.
 fn opened(backend: &'static str) -> (World, Vec<Pair>, tempfile::TempDir) {
-    let world = World { backend, ..World::new(&shop()) };
+    let world = World::new(&shop()).enforced_by(backend);
     let [both, client] =
         [&["client", "other"][..], &["client"]].map(|peers| world.compile(&from(peers)).remove(1));
     world.load(1, both.path());
@@ -194,7 +194,7 @@ fn denied_datagrams_end() {
 }
 
 fn denied_datagrams(backend: &'static str) {
-    let world = World { backend, ..World::new(&shop()) };
+    let world = World::new(&shop()).enforced_by(backend);
     let bundles = [&["client", "other"][..], &["client"]].map(|peers| world.compile(&from(peers)));
     world.load(1, bundles[0][1].path());
     let mut flows = Vec::new();

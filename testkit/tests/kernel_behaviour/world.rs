@@ -77,7 +77,7 @@ pub(crate) struct World {
     names: BTreeMap<String, (HostId, Vec<IpAddr>)>,
     nodes: Vec<String>,
     /// What enforces the bundles.
-    pub(crate) backend: &'static str,
+    backend: &'static str,
 }
 
 pub(crate) fn ip(text: &str) -> IpAddr {
@@ -116,6 +116,12 @@ impl World {
             nodes,
             backend: "nftables",
         }
+    }
+
+    /// The same with another backend.
+    pub(crate) fn enforced_by(mut self, backend: &'static str) -> World {
+        self.backend = backend;
+        self
     }
 
     pub(crate) fn host(&self, name: &str) -> HostId {
