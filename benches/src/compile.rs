@@ -17,6 +17,13 @@ use netpolc_nftables::select::{Origins, Selector};
 #[error("{0}")]
 pub struct CompileError(String);
 
+impl CompileError {
+    /// What is wrong, in words.
+    pub(crate) fn new(what: String) -> CompileError {
+        CompileError(what)
+    }
+}
+
 /// Input that was read, and its matrix.
 #[derive(Debug)]
 pub struct Front {

@@ -32,11 +32,21 @@ pub(crate) enum Command {
     Snapshot(SnapshotArgs),
     /// Try the rules: pods as network namespaces, the artifacts in a real kernel, real packets
     Try(TryArgs),
+    /// Write the state of a live cluster as a file, for the other commands (needs netpol-agent)
+    Collect(CollectArgs),
     /// Explain a diagnostic code, as E0101
     Code {
         /// The code
         code: String,
     },
+}
+
+#[derive(Debug, clap::Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct CollectArgs {
+    /// What `netpol-agent collect` takes: --kubeconfig FILE, --policies, --help
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) arguments: Vec<std::ffi::OsString>,
 }
 
 #[derive(Debug, clap::Args)]

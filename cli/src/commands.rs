@@ -2,6 +2,7 @@
 
 mod build;
 mod check;
+mod collect;
 mod eval;
 mod explain;
 mod nodes;
@@ -24,6 +25,7 @@ pub(crate) fn run(args: Args) -> Result<Answer, Failure> {
         Command::Verify(args) => verify::run(&args),
         Command::Snapshot(args) => snapshot::run(&args),
         Command::Try(args) => try_it::run(&args),
+        Command::Collect(args) => collect::run(&args),
         Command::Code { code } => explain_code(&code),
     }
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 const PROGRAMS: &[(&str, &str)] = &[
     ("nft", "nftables"),
     ("ip", "iproute2"),
+    ("/usr/lib/cni/ptp", "containernetworking-plugins"),
     // One package; the tests of rules beside ours use both names.
     ("iptables", "iptables"),
     ("iptables-nft", "iptables"),

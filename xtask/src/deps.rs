@@ -79,8 +79,12 @@ const EXCEPTIONS: &[(&str, &str)] = &[
 /// Other people's crates that reach the system; not for crates that may not.
 const REACHING: &[&str] = &["clap", "libc", "nix", "rustix", "socket2", "tempfile", "tokio"];
 
-/// Files that may have `unsafe`.
-const UNSAFE: &[&str] = &["backends/ebpf/tests/it/bpf.rs", "runtime-loader/loader/src/ebpf/sys.rs"];
+/// Files that may have `unsafe`: running compiled BPF in this process, the loader's bpf(2), and that of tests.
+const UNSAFE: &[&str] = &[
+    "backends/ebpf/src/machine/compiled/native.rs",
+    "backends/ebpf/tests/it/bpf.rs",
+    "runtime-loader/loader/src/ebpf/sys.rs",
+];
 
 /// Runs the task.
 pub(crate) fn run() -> Result<(), String> {

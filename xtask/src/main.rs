@@ -7,6 +7,8 @@
 
 mod ci;
 mod demo;
+#[cfg(test)]
+mod deploy;
 mod deps;
 mod docs;
 mod shell;

@@ -100,7 +100,7 @@ pub const IPSET_MAXELEM: u64 = 1 << 24;
 // eBPF.
 // Kernel memory of a node's maps, in bytes: 72 for an address (32 of element header, 20 of key, 16 of value, rounded
 // up; `struct htab_elem`), doubled for room to grow; about 64 for a prefix (`struct lpm_trie_node`, with one node
-// between for each); 8 for a pair of profile and column; 8,192 for a set of ports.
+// between for each); 16 for a pair of profile and column (8 of verdict, 8 of counter); 8,192 for a set of ports.
 
 /// Addresses in the map of pods: 150 MB of kernel memory.
 pub const BPF_PODS: usize = 1 << 20;
@@ -108,7 +108,7 @@ pub const BPF_PODS: usize = 1 << 20;
 /// Prefixes in the map of blocks: 32 MB of kernel memory.
 pub const BPF_BLOCKS: usize = 1 << 18;
 
-/// Pairs of a profile and a column: 32 MiB of kernel memory.
+/// Pairs of a profile and a column: 64 MiB of kernel memory.
 pub const BPF_PAIRS: usize = 1 << 22;
 
 /// Distinct sets of ports that are neither empty nor full: 32 MiB of kernel memory.

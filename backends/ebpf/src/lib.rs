@@ -9,6 +9,7 @@
 pub mod asm;
 pub mod btf;
 pub mod emit;
+pub mod limits;
 pub mod machine;
 pub mod program;
 pub mod select;

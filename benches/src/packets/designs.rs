@@ -1,194 +1,190 @@
-//! What is compared: rules for one node.
+//! What is compared: rules for one node, by whatever loads them.
 
-use super::Error;
-use super::load::{Load, NODE};
-use crate::compile::Front;
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
-use std::net::IpAddr;
+use super::load::Load;
+use super::{Error, bundles, scripts};
+use netpolc_bundle::{Backend, SCRIPT};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
 
-/// Rules with a name.
-#[derive(Debug, Clone)]
+/// Rules with a name, for a number of policies.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Design {
     /// Its row in the tables.
     pub name: String,
-    /// Index into the list of loads: ratios are to that load's floor.
-    pub load: usize,
-    /// The nftables script.
-    pub script: String,
+    /// Its column.
+    pub policies: usize,
+    /// The rules.
+    pub rules: Rules,
     /// Whether packets of the stranger pass.
     pub open: bool,
 }
 
-/// No hook at all. The one rule is in a chain that nothing reaches; that it looks at the state of connections makes the
-/// kernel track them in this namespace, as it does on a node of Kubernetes.
-const FLOOR: &str = "table ip floor {\n\tchain inert {\n\t\tct state new accept\n\t}\n}\n";
-
-/// Sends what is not established to a chain, as netpolc does; this chain is empty.
-const HOOK: &str = "table ip hooked {\n\tchain judge {\n\t}\n\tchain forward {\n\t\ttype filter hook forward priority -10\n\
-    \t\tct state and ( established | related ) == 0 goto judge\n\t}\n}\n";
-
-/// The least that can be done to drop the stranger's packets.
-fn drop_only(load: &Load) -> String {
-    format!(
-        "{}table ip least {{\n\tchain forward {{\n\t\ttype filter hook forward priority -10\n\t\tip saddr {} drop\n\t}}\n}}\n",
-        FLOOR,
-        load.stranger()
-    )
+/// How rules come into the kernel.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Rules {
+    /// nft runs a file; after a change of one policy it runs another.
+    Script(PathBuf, Option<PathBuf>),
+    /// Our loader applies a bundle, and another after a change of one policy.
+    Loader(Ours, [PathBuf; 2]),
 }
 
-/// A rule for each policy, as others emit: the control that shows that the method sees growth.
-fn naive(load: &Load) -> String {
-    let mut out = String::from("table ip naive {\n");
-    let list = |addrs: &[IpAddr]| addrs.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ");
-    let mut rules = String::from("\t\tct state established,related accept\n");
-    for i in 0..load.policies {
-        let (to, port) = load.service(i);
-        // Writing to a string cannot fail.
-        let _ = writeln!(
-            out,
-            "\tset p{i} {{\n\t\ttype ipv4_addr\n\t\telements = {{ {} }}\n\t}}",
-            list(&load.peers(i))
-        );
-        let _ = writeln!(rules, "\t\tip daddr {to} udp dport {port} ip saddr @p{i} accept");
-    }
-    let isolated = list(&load.locals());
-    let _ = writeln!(out, "\tset isolated {{\n\t\ttype ipv4_addr\n\t\telements = {{ {isolated} }}\n\t}}");
-    let _ = writeln!(
-        out,
-        "\tchain forward {{\n\t\ttype filter hook forward priority -10\n{rules}\t\tip daddr @isolated drop\n\t}}\n}}"
-    );
-    out
+/// One of our ways to enforce a bundle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ours {
+    /// nftables.
+    Nftables,
+    /// eBPF, where every packet is judged.
+    EbpfCut,
+    /// eBPF, where established connections pass unseen.
+    EbpfKeep,
+    /// iptables, whose rules are kept by nftables.
+    IptablesNft,
+    /// iptables, whose rules are kept by `ip_tables`.
+    IptablesLegacy,
 }
 
-/// A check of sources without a look at the routes: what comes from a pod's interface has the pod's address.
-const BOUND: &str = "\t\tiifname . ip saddr != @bindings jump unbound\n";
+impl Ours {
+    /// All of them, in the order of the tables.
+    pub const ALL: [Ours; 5] =
+        [Ours::Nftables, Ours::EbpfCut, Ours::EbpfKeep, Ours::IptablesNft, Ours::IptablesLegacy];
 
-/// What [`BOUND`] needs, for the client's interface.
-fn bindings(load: &Load) -> String {
-    let flows = load.flows();
-    let sources: BTreeSet<IpAddr> = flows.iter().map(|f| f.from).chain([load.stranger()]).collect();
-    let elements: Vec<String> = sources.iter().map(|source| format!("\"p1\" . {source}")).collect();
-    let local: Vec<String> = sources.iter().map(IpAddr::to_string).collect();
-    format!(
-        "\tset bindings {{\n\t\ttype ifname . ipv4_addr\n\t\telements = {{ {} }}\n\t}}\n\
-         \tset podif {{\n\t\ttype ifname\n\t\telements = {{ \"p1\" }}\n\t}}\n\
-         \tset local {{\n\t\ttype ipv4_addr\n\t\telements = {{ {} }}\n\t}}\n\
-         \tchain unbound {{\n\t\tiifname @podif drop\n\t\tip saddr @local drop\n\t}}\n",
-        elements.join(", "),
-        local.join(", "),
-    )
-}
-
-/// netpolc's checks before the policies, as rules that can stand in another script.
-fn front(ours: &str) -> String {
-    let mut out = String::new();
-    for (_, start) in PARTS {
-        let rule = ours.lines().map(str::trim).find(|line| line.starts_with(start)).unwrap_or_default();
-        // All of them lead to drops of packets that are not measured.
-        let matches = rule.split(" goto ").next().and_then(|r| r.split(" jump ").next()).unwrap_or_default();
-        let _ = writeln!(out, "\t\t{matches} drop");
-    }
-    out
-}
-
-/// One set of all that is allowed, behind a set of the isolated pods or `first`. `front` are rules before it, `extra` their sets.
-fn product(load: &Load, extra: &str, front: &str, first: bool) -> String {
-    let mut elements = BTreeSet::new();
-    for i in 0..load.policies {
-        let (to, port) = load.service(i);
-        elements.extend(load.peers(i).into_iter().map(|from| format!("{to} . {from} . 17 . {port}")));
-    }
-    let elements: Vec<String> = elements.into_iter().collect();
-    let isolated: Vec<String> = load.locals().iter().map(IpAddr::to_string).collect();
-    let before = if first { "" } else { "\t\tip daddr != @isolated return\n" };
-    format!(
-        "table ip product {{\n{extra}\tset isolated {{\n\t\ttype ipv4_addr\n\t\telements = {{ {} }}\n\t}}\n\
-         \tset allowed {{\n\t\ttype ipv4_addr . ipv4_addr . inet_proto . inet_service\n\t\telements = {{ {} }}\n\t}}\n\
-         \tchain judge {{\n{front}{before}\t\tip daddr . ip saddr . meta l4proto . th dport @allowed return\n\
-         \t\tip daddr @isolated drop\n\t}}\n\
-         \tchain forward {{\n\t\ttype filter hook forward priority -10\n\
-         \t\tct state and ( established | related ) == 0 goto judge\n\t}}\n}}\n",
-        isolated.join(", "),
-        elements.join(", "),
-    )
-}
-
-/// A verdict map on pod, protocol and port, and a chain with one set for each distinct set of peers.
-fn services(load: &Load, extra: &str, front: &str) -> String {
-    let mut sets: BTreeMap<Vec<IpAddr>, usize> = BTreeMap::new();
-    let (mut chains, mut elements) = (String::new(), Vec::new());
-    for i in 0..load.policies {
-        let peers = load.peers(i);
-        let next = sets.len();
-        let n = *sets.entry(peers.clone()).or_insert_with(|| {
-            let list: Vec<String> = peers.iter().map(IpAddr::to_string).collect();
-            let _ = writeln!(
-                chains,
-                "\tset s{next} {{\n\t\ttype ipv4_addr\n\t\telements = {{ {} }}\n\t}}",
-                list.join(", ")
-            );
-            let _ = writeln!(chains, "\tchain c{next} {{\n\t\tip saddr @s{next} return\n\t\tdrop\n\t}}");
-            next
-        });
-        let (to, port) = load.service(i);
-        elements.push(format!("{to} . 17 . {port} : goto c{n}"));
-    }
-    let isolated: Vec<String> = load.locals().iter().map(IpAddr::to_string).collect();
-    format!(
-        "table ip services {{\n{extra}\tset isolated {{\n\t\ttype ipv4_addr\n\t\telements = {{ {} }}\n\t}}\n{chains}\
-         \tmap services {{\n\t\ttype ipv4_addr . inet_proto . inet_service : verdict\n\t\telements = {{ {} }}\n\t}}\n\
-         \tchain judge {{\n{front}\t\tip daddr . meta l4proto . th dport vmap @services\n\t\tip daddr @isolated drop\n\t}}\n\
-         \tchain forward {{\n\t\ttype filter hook forward priority -10\n\
-         \t\tct state and ( established | related ) == 0 goto judge\n\t}}\n}}\n",
-        isolated.join(", "),
-        elements.join(", "),
-    )
-}
-
-/// Rules of the judge that can be left out one by one, and how they begin.
-const PARTS: [(&str, &str); 3] =
-    [("state", "ct state invalid "), ("flags", "tcp flags "), ("fib", "fib saddr ")];
-
-/// A script without the rules that begin in one of some ways.
-fn without(script: &str, starts: &[&str]) -> String {
-    let keep = |line: &&str| !starts.iter().any(|start| line.trim_start().starts_with(start));
-    script.lines().filter(keep).flat_map(|line| [line, "\n"]).collect()
-}
-
-/// All designs for some loads. For the load of index `varied`, also variants of netpolc's script and other shapes.
-///
-/// # Errors
-/// If netpolc does not compile a load.
-pub fn designs(loads: &[Load], varied: Option<usize>) -> Result<Vec<Design>, Error> {
-    let mut all = Vec::new();
-    for (load, cluster) in loads.iter().enumerate() {
-        let n = cluster.policies;
-        let mut add = |name: &str, script: String, open| {
-            all.push(Design { name: format!("{name} {n}"), load, script, open });
-        };
-        let ours = Front::read(cluster.files())?.script(NODE)?;
-        add("floor", FLOOR.to_owned(), true);
-        add("drop", drop_only(cluster), false);
-        add("naive", naive(cluster), false);
-        if varied == Some(load) {
-            add("hook", HOOK.to_owned(), true);
-            for (name, start) in PARTS {
-                add(&format!("netpolc -{name}"), without(&ours, &[start]), false);
-            }
-            add("netpolc -all three", without(&ours, &PARTS.map(|p| p.1)), false);
-            let front = front(&ours);
-            let bound = format!("{}{}", without(&front, &["fib "]), BOUND);
-            add("product", product(cluster, "", "", false), false);
-            add("product +front", product(cluster, "", &front, false), false);
-            add("product +bound", product(cluster, &bindings(cluster), &bound, false), false);
-            add("allowed first", product(cluster, "", "", true), false);
-            add("allowed first +bound", product(cluster, &bindings(cluster), &bound, true), false);
-            add("services", services(cluster, "", ""), false);
-            add("services +front", services(cluster, "", &front), false);
-            add("services +bound", services(cluster, &bindings(cluster), &bound), false);
+    /// Its row in the tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Ours::Nftables => "nftables",
+            Ours::EbpfCut => "eBPF, cut",
+            Ours::EbpfKeep => "eBPF, keep",
+            Ours::IptablesNft => "iptables-nft",
+            Ours::IptablesLegacy => "iptables-legacy",
         }
-        add("netpolc", ours, false);
     }
-    Ok(all)
+
+    /// What the loader is told.
+    pub fn backend(self) -> Backend {
+        match self {
+            Ours::Nftables => Backend::Nftables,
+            Ours::EbpfCut | Ours::EbpfKeep => Backend::Ebpf,
+            Ours::IptablesNft | Ours::IptablesLegacy => Backend::Iptables,
+        }
+    }
+
+    /// What the loader is told about established connections.
+    pub fn established(self) -> &'static str {
+        if self == Ours::EbpfKeep { "keep" } else { "cut" }
+    }
+
+    /// The variant of iptables whose programs are to be used.
+    pub fn variant(self) -> Option<&'static str> {
+        match self {
+            Ours::IptablesNft => Some("iptables-nft"),
+            Ours::IptablesLegacy => Some("iptables-legacy"),
+            _ => None,
+        }
+    }
+}
+
+impl Design {
+    /// Its name among all designs.
+    pub fn key(&self) -> String {
+        key(&self.name, self.policies)
+    }
+}
+
+/// What a design of a name and a number of policies is called.
+pub fn key(name: &str, policies: usize) -> String {
+    format!("{name} {policies}")
+}
+
+/// No hook at all.
+pub const FLOOR: &str = "floor";
+/// One rule that drops what is to be dropped.
+pub const DROP: &str = "drop";
+/// A rule for each policy.
+pub const NAIVE: &str = "naive";
+
+/// What is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Choice {
+    /// Numbers of policies.
+    pub policies: Vec<usize>,
+    /// Also variants of our rules for nftables, and other shapes, at this number of policies.
+    pub variants: Option<usize>,
+    /// Leave the rule for each policy out.
+    pub no_naive: bool,
+}
+
+/// All designs, and why others are left out.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Designs {
+    /// What was wanted.
+    pub choice: Choice,
+    /// Those that can be tried.
+    pub designs: Vec<Design>,
+    /// What a backend cannot express.
+    pub left_out: BTreeMap<String, String>,
+}
+
+impl Designs {
+    /// Writes all designs into a directory, or takes those that an earlier call wrote there. `progress` is told what is
+    /// done.
+    ///
+    /// # Errors
+    /// If netpolc does not compile a load, or the directory cannot be written or has designs of another choice.
+    pub fn in_dir(choice: Choice, dir: &Path, progress: &dyn Fn(String)) -> Result<Designs, Error> {
+        let path = dir.join("designs.json");
+        if path.is_file() {
+            let found: Designs = serde_json::from_slice(&fs::read(path)?)?;
+            return match found.choice == choice {
+                true => Ok(found),
+                false => Err(Error::Wrong(format!("{} was made for other options", dir.display()))),
+            };
+        }
+        let mut made = Designs { choice, designs: Vec::new(), left_out: BTreeMap::new() };
+        for policies in made.choice.policies.clone() {
+            made.add(&Load::new(policies), dir, progress)?;
+        }
+        fs::write(path, serde_json::to_string(&made)?)?;
+        Ok(made)
+    }
+
+    /// Writes the designs of a load, scripts and bundles.
+    fn add(&mut self, load: &Load, dir: &Path, progress: &dyn Fn(String)) -> Result<(), Error> {
+        let n = load.policies;
+        let Choice { no_naive, variants, .. } = self.choice;
+        let script = |name: &str, text: String| {
+            let path = dir.join(format!("{}-{n}.nft", name.replace(' ', "-")));
+            fs::write(&path, text).map(|()| path)
+        };
+        let mut add = |name: &str, rules, open| {
+            self.designs.push(Design { name: name.to_owned(), policies: n, rules, open })
+        };
+        add(FLOOR, Rules::Script(script(FLOOR, scripts::FLOOR.to_owned())?, None), true);
+        add(DROP, Rules::Script(script(DROP, scripts::drop_only(load))?, None), false);
+        if !no_naive {
+            // Such programs write the whole table anew.
+            let again = format!("delete table ip naive\n{}", scripts::naive(&load.changed()));
+            let fresh = script(NAIVE, scripts::naive(load))?;
+            add(NAIVE, Rules::Script(fresh, Some(script("naive-changed", again)?)), false);
+        }
+        let bundles = bundles::write(load, dir, progress)?;
+        for ours in Ours::ALL {
+            match bundles.get(&ours.backend()) {
+                Some(Ok(pair)) => add(ours.name(), Rules::Loader(ours, pair.clone()), false),
+                Some(Err(reason)) => drop(self.left_out.insert(key(ours.name(), n), reason.clone())),
+                None => {}
+            }
+        }
+        if variants == Some(n)
+            && let Some(Ok([ours, _])) = bundles.get(&Backend::Nftables)
+        {
+            let ours = fs::read_to_string(ours.join(SCRIPT))?;
+            for (name, text) in scripts::variants(load, &ours) {
+                let open = name == "hook";
+                add(&name, Rules::Script(script(&name, text)?, None), open);
+            }
+        }
+        Ok(())
+    }
 }

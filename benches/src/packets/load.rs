@@ -36,12 +36,18 @@ pub struct Load {
     pub policies: usize,
     local: usize,
     apps: usize,
+    changed: bool,
 }
 
 impl Load {
     /// A cluster with so many policies.
     pub fn new(policies: usize) -> Load {
-        Load { policies, local: policies.clamp(1, LOCAL), apps: policies.clamp(1, APPS) }
+        Load { policies, local: policies.clamp(1, LOCAL), apps: policies.clamp(1, APPS), changed: false }
+    }
+
+    /// The same cluster after the first policy opens another port.
+    pub fn changed(&self) -> Load {
+        Load { changed: true, ..self.clone() }
     }
 
     fn peer_name(&self, app: usize, i: usize) -> (String, String) {
@@ -50,7 +56,8 @@ impl Load {
 
     /// The subject, the port and the peers' workload of a policy.
     fn policy(&self, i: usize) -> (usize, u16, usize) {
-        (i % self.local, FIRST_PORT + (i / self.local) as u16, i % self.apps)
+        let port = if self.changed && i == 0 { FIRST_PORT - 1 } else { FIRST_PORT + (i / self.local) as u16 };
+        (i % self.local, port, i % self.apps)
     }
 
     /// A pod that no policy lets in.

@@ -1,18 +1,22 @@
 //! The thread that sends, receives and reads its CPU clock.
 
 use super::Error;
-use super::designs::Design;
+use super::designs::{DROP, Design, FLOOR};
+use super::install::{Loaded, NODE, install};
 use super::load::{Allowed, FLOWS, Load};
 use crate::random::Random;
-use netpolc_sandbox::{HostId, NodeSpec, PodSpec, Sandbox, Spec, find_program};
+use netpolc_sandbox::{HostId, NodeSpec, PodSpec, Sandbox, Spec};
 use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::process::Command;
+use std::path::Path;
+use std::time::Duration;
 
 /// The pods of a sandbox.
 const SERVER: HostId = HostId::Pod(0);
@@ -27,8 +31,11 @@ const REMEMBER: &str = "900";
 /// How often an empty socket is asked again, in case another CPU or thread delivers the packet.
 const PATIENCE: usize = 100_000;
 
+/// How long packets get that should not arrive.
+const ARRIVAL: Duration = Duration::from_millis(30);
+
 /// What is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Kind {
     /// Packets of connections that have seen a reply.
     Established,
@@ -45,11 +52,21 @@ impl Kind {
     pub const ALL: [Kind; 4] = [Kind::Established, Kind::New, Kind::First, Kind::Denied];
 }
 
-/// Nanoseconds of CPU a packet, for each design and kind, a value for each round.
-pub type Samples = BTreeMap<(usize, Kind), Vec<f64>>;
+/// What one process has measured. Designs go by their keys.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Repeat {
+    /// Nanoseconds of CPU a packet, a value for each round.
+    pub samples: BTreeMap<String, BTreeMap<Kind, Vec<f64>>>,
+    /// What loading took.
+    pub loaded: BTreeMap<String, Loaded>,
+    /// Designs that could not be measured, and why.
+    pub left_out: BTreeMap<String, String>,
+    /// Packets.
+    pub counts: Counts,
+}
 
 /// What was seen beside times.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct Counts {
     /// Packets sent.
     pub sent: u64,
@@ -71,7 +88,8 @@ struct Bed {
 }
 
 impl Bed {
-    fn build(design: &Design, load: &Load) -> Result<Bed, Error> {
+    fn build(design: &Design, loader: &Path) -> Result<(Bed, Loaded), Error> {
+        let load = Load::new(design.policies);
         let flows = load.flows();
         let mut clients: Vec<IpAddr> = flows.iter().map(|f| f.from).chain([load.stranger()]).collect();
         clients.sort_unstable();
@@ -80,14 +98,8 @@ impl Bed {
         let node = NodeSpec { addrs: vec![IpAddr::from([172, 16, 0, 1])], ..NodeSpec::default() };
         let pods = vec![pod("server", load.locals()), pod("client", clients)];
         let sandbox = Sandbox::build(&Spec { nodes: vec![node], pods, outside: Vec::new() })?;
-        let mut nft = Command::new(find_program("nft", "nftables")?);
-        nft.args(["-f", "-"]);
-        let output = sandbox.run_in_node(0, nft, design.script.as_bytes())?;
-        if !output.status.success() {
-            let complaint = String::from_utf8_lossy(&output.stderr).chars().take(500).collect::<String>();
-            return Err(Error::Wrong(format!("{}: {complaint}", design.name)));
-        }
-        sandbox.in_namespace(HostId::Node(0), || {
+        let loaded = install(&sandbox, design, loader)?;
+        sandbox.in_namespace(NODE, || {
             let set = |name| fs::write(format!("/proc/sys/net/netfilter/nf_conntrack_udp_{name}"), REMEMBER);
             set("timeout").and_then(|()| set("timeout_stream"))
         })??;
@@ -119,7 +131,8 @@ impl Bed {
         bed.established = bed.clients(|flow| flow.from)?;
         bed.new = bed.clients(|flow| flow.from)?;
         bed.denied = bed.clients(|_| stranger)?;
-        Ok(bed)
+        bed.settle()?;
+        Ok((bed, loaded))
     }
 
     /// A socket for each flow, connected, from a port that was not used before.
@@ -146,27 +159,30 @@ impl Bed {
     }
 
     /// Replies on the flows that are to be established, and checks that the rules do what they should.
-    fn settle(&self, name: &str) -> Result<(), Error> {
+    fn settle(&self) -> Result<(), Error> {
         let mut buffer = [0; 64];
         for (i, socket) in self.established.iter().enumerate() {
             socket.send(&PAYLOAD)?;
             let mut counts = Counts::default();
-            let (_, peer): (usize, SocketAddr) = patiently(&mut counts, || {
-                self.server(i).recv_from(&mut buffer)
-            })
-            .map_err(|e| Error::Wrong(format!("{name}: flow {:?} did not pass: {e}", self.flows[i])))?;
+            let (_, peer): (usize, SocketAddr) =
+                patiently(&mut counts, || self.server(i).recv_from(&mut buffer))
+                    .map_err(|e| Error::Wrong(format!("flow {:?} did not pass: {e}", self.flows[i])))?;
             self.server(i).send_to(&PAYLOAD, peer)?;
             patiently(&mut counts, || socket.recv(&mut buffer))?;
         }
-        for (i, socket) in self.denied.iter().enumerate() {
-            socket.send(&PAYLOAD)?;
-            let got = patiently(&mut Counts::default(), || self.server(i).recv(&mut buffer)).is_ok();
-            if got != self.open {
-                return Err(Error::Wrong(format!(
-                    "{name}: the stranger's packet to {:?}: {got}",
-                    self.flows[i]
-                )));
+        self.denied.iter().try_for_each(|socket| socket.send(&PAYLOAD).map(drop))?;
+        // Packets are delivered while they are sent, or soon after.
+        std::thread::sleep(ARRIVAL);
+        let mut got = vec![0; self.flows.len()];
+        for (i, got) in got.iter_mut().enumerate() {
+            while self.server(i).recv(&mut buffer).is_ok() {
+                *got += 1;
             }
+        }
+        // Flows may share a server, whose packets are then all counted for the first of them.
+        let (passed, sent) = (got.iter().sum::<usize>(), self.denied.len());
+        if passed != if self.open { sent } else { 0 } {
+            return Err(Error::Wrong(format!("{passed} of {sent} packets of the stranger passed")));
         }
         Ok(())
     }
@@ -229,39 +245,55 @@ fn clock() -> Result<f64, Error> {
     Ok(now.tv_sec() as f64 * 1e9 + now.tv_nsec() as f64)
 }
 
-/// Builds all designs and measures them, round after round.
+/// Builds all designs and measures them, round after round. For a process of its own: this thread changes its namespaces
+/// and its CPUs.
 ///
 /// # Errors
-/// If a sandbox cannot be built, a script is refused, or rules do not do what they should.
-pub fn measure(
-    designs: &[Design],
-    loads: &[Load],
-    rounds: usize,
-    samples: &mut Samples,
-    counts: &mut Counts,
-) -> Result<(), Error> {
-    set_cpus(0..CpuSet::count())?;
-    let mut beds = designs
-        .iter()
-        .map(|design| Bed::build(design, &loads[design.load]))
-        .collect::<Result<Vec<Bed>, Error>>()?;
-    designs.iter().zip(&beds).try_for_each(|(design, bed)| bed.settle(&design.name))?;
+/// If a sandbox cannot be built. That rules cannot be loaded is none.
+pub fn repeat(designs: &[Design], loader: &Path, rounds: usize, seed: u64) -> Result<Repeat, Error> {
+    tables_of_their_own()?;
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    let mut random = Random::new(seed);
+    let mut order: Vec<&Design> = designs.iter().collect();
+    random.shuffle(&mut order);
+    let mut out = Repeat::default();
+    let mut beds: Vec<(&Design, Bed)> = Vec::new();
+    for design in order {
+        match Bed::build(design, loader) {
+            Ok((bed, loaded)) => {
+                out.loaded.insert(design.key(), loaded);
+                beds.push((design, bed));
+            }
+            Err(Error::Refused(reason) | Error::Wrong(reason)) => {
+                out.left_out.insert(design.key(), reason);
+            }
+            Err(error) => return Err(error),
+        }
+    }
     // Threads that come later inherit it, so only now.
     set_cpus(0..1)?;
-    let mut random = Random::new(1);
-    let mut slices: Vec<(usize, Kind)> =
-        (0..beds.len()).flat_map(|bed| Kind::ALL.map(|kind| (bed, kind))).collect();
+    let of_interest = |design: &Design, kind| match design.name.as_str() {
+        FLOOR => kind != Kind::Denied,
+        DROP => kind == Kind::Denied,
+        _ => true,
+    };
+    let mut slices: Vec<(usize, Kind)> = (0..beds.len())
+        .flat_map(|bed| Kind::ALL.map(|kind| (bed, kind)))
+        .filter(|&(bed, kind)| of_interest(beds[bed].0, kind))
+        .collect();
     for round in 0..=rounds {
         random.shuffle(&mut slices);
         for &(bed, kind) in &slices {
-            let took = beds[bed].slice(kind, &mut random, counts)?;
+            let (design, bed) = &mut beds[bed];
+            let took = bed.slice(kind, &mut random, &mut out.counts)?;
             // The first round warms up.
             if round > 0 {
-                samples.entry((bed, kind)).or_default().push(took);
+                out.samples.entry(design.key()).or_default().entry(kind).or_default().push(took);
             }
         }
     }
-    Ok(())
+    Ok(out)
 }
 
 /// Where this thread, and those that it starts, may run. CPUs that are not there do not matter.
@@ -271,13 +303,10 @@ fn set_cpus(allowed: std::ops::Range<usize>) -> Result<(), Error> {
     Ok(sched_setaffinity(Pid::from_raw(0), &cpus)?)
 }
 
-/// Moves this process to a network namespace whose children each have a table of UDP sockets of their own
+/// Moves this thread to a network namespace whose children each have a table of UDP sockets of their own
 /// (`net.ipv4.udp_child_hash_entries`). Else sockets of one design make those of another slower, by chance. Kernels
 /// before 6.3 do not have it; then repeats even it out.
-///
-/// # Errors
-/// If the kernel does not allow it.
-pub fn tables_of_their_own() -> Result<(), Error> {
+fn tables_of_their_own() -> Result<(), Error> {
     unshare(CloneFlags::CLONE_NEWNET)?;
     let _ = fs::write("/proc/sys/net/ipv4/udp_child_hash_entries", "4096");
     Ok(())

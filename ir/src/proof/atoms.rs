@@ -18,6 +18,8 @@ pub struct Constants {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Atom {
     representative: u128,
+    /// The address after the representative, where addresses are named one by one and there is another.
+    second: Option<u128>,
     group: Option<usize>,
     local: bool,
 }
@@ -73,7 +75,7 @@ impl Atoms {
             match free_address(&keys, lo, hi) {
                 Some(representative) => {
                     stretches.push((lo, atoms.len() as u32));
-                    atoms.push(Atom { representative, group: None, local: false });
+                    atoms.push(Atom { representative, second: None, group: None, local: false });
                 }
                 // Every address of the stretch is named one by one, so no packet is of the stretch itself.
                 None => stretches.push((lo, cut.atom[keys.partition_point(|k| k.0 < lo)])),
@@ -104,12 +106,8 @@ impl Atoms {
 
     /// An address of the atom other than this one, if it has another.
     pub fn other_than(&self, atom: usize, addr: u128) -> u128 {
-        let representative = self.representative(atom);
-        if representative != addr {
-            return representative;
-        }
-        let others = self.single.iter().filter(|(a, i)| **i as usize == atom && **a != addr);
-        others.map(|(a, _)| *a).min().unwrap_or(representative)
+        let Atom { representative, second, .. } = self.atoms[atom];
+        if representative == addr { second.unwrap_or(representative) } else { representative }
     }
 
     /// The group of the atom's addresses in the reference; `None` where no endpoint has them.
@@ -219,9 +217,11 @@ impl Cut {
     fn atoms(&self, keys: &[(u128, Option<usize>, bool)]) -> Vec<Atom> {
         let mut atoms: Vec<Option<Atom>> = vec![None; self.size.len()];
         for (key, &atom) in keys.iter().zip(&self.atom) {
-            let slot = &mut atoms[atom as usize];
-            if slot.is_none() {
-                *slot = Some(Atom { representative: key.0, group: key.1, local: key.2 });
+            match &mut atoms[atom as usize] {
+                Some(atom) => atom.second = atom.second.or(Some(key.0)),
+                slot => {
+                    *slot = Some(Atom { representative: key.0, second: None, group: key.1, local: key.2 });
+                }
             }
         }
         atoms.into_iter().flatten().collect()

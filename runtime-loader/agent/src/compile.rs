@@ -1,5 +1,6 @@
 //! Objects -> the proven bundle of one node, by the same way as `netpolc build`.
 
+use crate::relevant::keep_relevant;
 use netpolc_bundle::{Backend, Bundle};
 use netpolc_frontend::model::resolve;
 use netpolc_frontend::objects::Objects;
@@ -7,11 +8,25 @@ use netpolc_frontend::source::Sources;
 use netpolc_ir::text;
 use netpolc_node::{BuildError, Labels, NodeBuilder, compile as common};
 
-/// Compiles for one node.
+/// Compiles for one node, and only what its rules depend on.
 ///
 /// # Errors
 /// If a backend refuses, or if we have a bug.
 pub fn compile(
+    mut objects: Objects,
+    sources: &Sources,
+    node: &str,
+    backends: &[Backend],
+) -> Result<Bundle, BuildError> {
+    keep_relevant(&mut objects, node);
+    compile_all(objects, sources, node, backends)
+}
+
+/// Compiles for one node.
+///
+/// # Errors
+/// If a backend refuses, or if we have a bug.
+pub fn compile_all(
     objects: Objects,
     sources: &Sources,
     node: &str,

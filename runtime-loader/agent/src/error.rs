@@ -20,6 +20,10 @@ impl Error {
         2
     }
 
+    pub(crate) fn api(error: kube::Error) -> Error {
+        Error::Api(Box::new(error))
+    }
+
     pub(crate) fn io(what: impl Into<String>, source: std::io::Error) -> Error {
         Error::Io { what: what.into(), source }
     }

@@ -6,6 +6,7 @@
 //!
 //! `docs/agent.md` says how it is run and what it does when something fails.
 
+pub mod collect;
 pub mod compile;
 pub mod engine;
 mod error;
@@ -16,6 +17,7 @@ pub mod log;
 pub mod metrics;
 pub mod network;
 pub mod options;
+pub mod relevant;
 pub mod sandboxes;
 pub mod socket;
 pub mod store;
@@ -27,7 +29,7 @@ pub use error::Error;
 
 use engine::{Engine, Message};
 use metrics::Metrics;
-use options::{Cli, Options};
+use options::{Cli, Command, Options};
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -39,13 +41,17 @@ const INBOX: usize = 1024;
 ///
 /// # Errors
 /// If it cannot start.
-pub fn run(cli: Cli) -> Result<(), Error> {
-    let options = cli.resolve()?;
+pub fn run(mut cli: Cli) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| Error::io("the runtime", e))?;
-    let ended = runtime.block_on(serve(options));
+    let ended = match cli.command.take() {
+        Some(Command::Collect { kubeconfig, policies }) => {
+            runtime.block_on(collect::collect(kubeconfig.as_deref(), policies))
+        }
+        None => cli.resolve().and_then(|options| runtime.block_on(serve(options))),
+    };
     // A compilation or a loader that hangs is not waited for: nothing is lost with it.
     runtime.shutdown_background();
     ended

@@ -1,7 +1,7 @@
 //! The arguments.
 
 use crate::Error;
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use netpolc_bundle::Backend;
 use netpolc_bundle::wire::{AGENT_SOCKET, LOADER_SOCKET};
 use std::net::SocketAddr;
@@ -15,8 +15,11 @@ const STATE_FILE: &str = "/run/netpolc/agent-state.json";
 ///
 /// Exit status: 0 told to stop; 2 unusable arguments or circumstances.
 #[derive(Debug, Parser)]
-#[command(name = "netpol-agent", version)]
+#[command(name = "netpol-agent", version, args_conflicts_with_subcommands = true)]
 pub struct Cli {
+    /// Something else than to run.
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
     /// The name of this node; the host's name if neither this nor the variable is given.
     #[arg(long, env = "NODE_NAME")]
     node: Option<String>,
@@ -44,6 +47,23 @@ pub struct Cli {
     /// How long a new pod waits to be known and in force before the plugin is told to try again.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = clap::value_parser!(u64).range(1..=600))]
     add_timeout: u64,
+}
+
+/// Something else than to run.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Write the state of the cluster to standard output, for `netpolc` in CI.
+    ///
+    /// Namespaces, nodes and pods, each with no more than what policies need, as one JSON document that does not depend
+    /// on the order in which the server lists them.
+    Collect {
+        /// How to reach the API server; in a pod, its service account is used.
+        #[arg(long, value_name = "FILE")]
+        kubeconfig: Option<PathBuf>,
+        /// The cluster's policies too. Those of CI are in its repository.
+        #[arg(long)]
+        policies: bool,
+    },
 }
 
 /// A backend as it is written on the command line.

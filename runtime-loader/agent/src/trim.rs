@@ -202,11 +202,8 @@ fn nothing() -> String {
     "it was passed over".to_owned()
 }
 
-/// Reads a pod.
-///
-/// # Errors
-/// What is wrong with it.
-pub fn pod(watched: &WatchedPod) -> Result<PodData, String> {
+/// A pod with no more than what policies need.
+pub fn pod_object(watched: &WatchedPod) -> Value {
     let WatchedPod { metadata, spec, status } = watched;
     let containers = |list: &Option<Vec<Container>>| -> Vec<Value> {
         let list = list.iter().flatten();
@@ -225,7 +222,7 @@ pub fn pod(watched: &WatchedPod) -> Result<PodData, String> {
     };
     let ips = status.pod_ips.iter().flatten().filter_map(|ip| ip.ip.as_deref());
     let ips: Vec<Value> = ips.filter(|ip| !ip.is_empty()).map(|ip| json!({ "ip": ip })).collect();
-    let object = json!({
+    json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": { "namespace": metadata.namespace, "name": metadata.name,
             "labels": metadata.labels.clone().unwrap_or_default() },
@@ -233,8 +230,16 @@ pub fn pod(watched: &WatchedPod) -> Result<PodData, String> {
             "containers": containers(&spec.containers), "initContainers": containers(&spec.init_containers) },
         "status": { "phase": status.phase.as_deref().filter(|p| !p.is_empty()).unwrap_or("Pending"),
             "podIP": status.pod_ip.as_deref().unwrap_or_default(), "podIPs": ips },
-    });
-    let mut pod = read_object(&object)?.pods.pop().ok_or_else(nothing)?;
+    })
+}
+
+/// Reads a pod.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn pod(watched: &WatchedPod) -> Result<PodData, String> {
+    let metadata = &watched.metadata;
+    let mut pod = read_object(&pod_object(watched))?.pods.pop().ok_or_else(nothing)?;
     pod.at = NOWHERE;
     pod.owners = Vec::new();
     let seconds = metadata.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second());
@@ -248,7 +253,7 @@ pub fn pod(watched: &WatchedPod) -> Result<PodData, String> {
 }
 
 /// An object with no more of its metadata than names and labels, and of the rest only the fields that are named.
-fn trimmed(object: &DynamicObject, api_version: &str, kind: &str, fields: &[&str]) -> Value {
+pub fn trimmed(object: &DynamicObject, api_version: &str, kind: &str, fields: &[&str]) -> Value {
     let meta = &object.metadata;
     let mut metadata = json!({ "name": meta.name });
     if let Some(namespace) = &meta.namespace {
@@ -277,16 +282,28 @@ pub fn namespace(object: &DynamicObject) -> Result<objects::Namespace, String> {
     Ok(namespace)
 }
 
+/// A node with no more than what policies and routes need.
+pub fn node_object(object: &DynamicObject) -> Value {
+    let mut value = trimmed(object, "v1", "Node", &[]);
+    for field in ["podCIDR", "podCIDRs"] {
+        if let Some(range) = object.data.get("spec").and_then(|spec| spec.get(field)) {
+            value["spec"][field] = range.clone();
+        }
+    }
+    let addresses = object.data.pointer("/status/addresses").cloned().unwrap_or_else(|| json!([]));
+    value["status"] = json!({ "addresses": addresses });
+    value
+}
+
 /// Reads a node.
 ///
 /// # Errors
 /// What is wrong with it.
 pub fn node(object: &DynamicObject) -> Result<NodeData, String> {
-    let mut value = trimmed(object, "v1", "Node", &["spec"]);
-    let addresses = object.data.pointer("/status/addresses").cloned().unwrap_or_else(|| json!([]));
-    let internal = addresses.as_array().into_iter().flatten().filter(|a| a["type"] == "InternalIP");
+    let value = node_object(object);
+    let addresses = value["status"]["addresses"].as_array().into_iter().flatten();
+    let internal = addresses.filter(|a| a["type"] == "InternalIP");
     let internal = internal.filter_map(|a| a["address"].as_str()?.parse().ok()).collect();
-    value["status"] = json!({ "addresses": addresses });
     let mut node = read_object(&value)?.nodes.pop().ok_or_else(nothing)?;
     node.at = NOWHERE;
     Ok(NodeData { node, internal })

@@ -20,7 +20,7 @@ use tokio::sync::mpsc::Sender;
 use tokio::time::{Instant, sleep};
 
 /// Objects of one page of a list: what is in memory before it is trimmed.
-const PAGE: u32 = 250;
+pub(crate) const PAGE: u32 = 250;
 /// After so long a watch is begun anew, so a connection that died silently is noticed.
 const WATCH_SECONDS: u32 = 120;
 /// The first and the longest wait before another try.
@@ -195,7 +195,7 @@ impl Telling {
     }
 }
 
-fn is_status(error: &kube::Error, code: u16) -> bool {
+pub(crate) fn is_status(error: &kube::Error, code: u16) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == code)
 }
 

@@ -26,6 +26,8 @@ pub enum Error {
     Kernel { what: String, complaint: String },
     #[error("{what}: {source}")]
     Io { what: String, source: std::io::Error },
+    #[error("{program}: {message}")]
+    Tool { program: String, message: String },
     #[error("{0}")]
     Incomplete(String),
     #[error("another netpol-loader holds the lock {0}")]
@@ -53,6 +55,7 @@ impl Error {
             | Error::NoBackend(_)
             | Error::Nft(_)
             | Error::Program { .. }
+            | Error::Tool { .. }
             | Error::Kernel { .. } => 3,
             Error::Restored(_) | Error::NotConfirmed(_) => 70,
         }

@@ -123,17 +123,16 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<u8, Error> {
-    if let Command::Run { backend, established, options } = command {
-        return daemon::run(*options, established.into(), Box::new(ThisKernel(backend.wanted()))).map(|()| 0);
-    }
     let mut kernel = System::new();
     match command {
-        // It is gone already.
-        Command::Run { .. } => {}
         Command::Apply { bundle_dir, backend, established } => {
             let report = apply::apply(&mut kernel, &bundle_dir, backend.wanted(), established.into())?;
             report.notes.iter().for_each(|note| say(&format!("note: {note}")));
             answer(&format!("{report}\n"))?;
+        }
+        Command::Run { backend, established, options } => {
+            let enforcer = ThisKernel::new(backend.wanted());
+            daemon::run(*options, established.into(), Box::new(enforcer))?;
         }
         Command::Status { format, bundle } => {
             let status = status::status(&mut kernel, bundle.as_deref())?;

@@ -164,9 +164,10 @@ impl Contents {
             u64::from(p.column) < columns
                 && u64::from(p.ingress.max(p.egress)) <= rows
                 && (p.pod != 0 || (p.ingress == 0 && p.egress == 0))
+                && p.pod < layout::SHARED
         };
         if let Some((addr, _)) = self.pods.iter().find(|(_, p)| !pod_ok(p)) {
-            return Some(format!("pod {addr} names a row or column that does not exist"));
+            return Some(format!("pod {addr} names a row, a column or a pod that does not exist"));
         }
         if let Some((block, _)) = self.blocks.iter().find(|(_, c)| u64::from(**c) >= columns) {
             return Some(format!("block {block} names a column that does not exist"));

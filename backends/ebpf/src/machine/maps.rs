@@ -6,6 +6,9 @@ use netpolc_bundle::limits;
 use rustc_hash::FxHashMap;
 use std::collections::BTreeSet;
 
+/// Bytes of a key of the one trie.
+const LPM_KEY: usize = Map::Blocks.shape().1 as usize;
+
 #[derive(Debug)]
 struct Store {
     shape: MapShape,
@@ -54,7 +57,7 @@ impl Maps {
         self.store(map).into_iter().flat_map(|s| s.index.keys().map(Vec::as_slice))
     }
 
-    /// The values of an array.
+    /// All values of a map, and those of entries that were taken out.
     pub(super) fn values(&self, map: Map) -> impl Iterator<Item = &[u8]> {
         self.store(map).into_iter().flat_map(|s| s.values.chunks_exact((s.shape.value as usize).max(1)))
     }
@@ -68,8 +71,13 @@ impl Maps {
             MapType::Array => u32::from_le_bytes(key.try_into().ok()?) as usize,
             MapType::Lpm => {
                 let most = u32::from_le_bytes(*key.first_chunk()?);
-                let hit = |len: &u32| store.index.get(&masked(key, *len)).copied();
-                store.lengths.range(..=most).rev().find_map(hit)?
+                // From the longest on, so the key only ever becomes shorter.
+                let mut prefix = <[u8; LPM_KEY]>::try_from(key).ok()?;
+                let mut hit = |len: &u32| {
+                    mask(&mut prefix, *len);
+                    store.index.get(&prefix[..]).copied()
+                };
+                store.lengths.range(..=most).rev().find_map(&mut hit)?
             }
         };
         let start = at.checked_mul(bytes)?;
@@ -138,20 +146,22 @@ impl Maps {
 
 /// A key as it is kept: what lies behind a prefix does not count.
 fn stored(kind: MapType, key: &[u8]) -> Vec<u8> {
-    match (kind, key.first_chunk()) {
-        (MapType::Lpm, Some(len)) => masked(key, u32::from_le_bytes(*len)),
-        _ => key.to_vec(),
+    let mut key = key.to_vec();
+    if let (MapType::Lpm, Some(len)) = (kind, key.first_chunk().copied()) {
+        mask(&mut key, u32::from_le_bytes(len));
     }
+    key
 }
 
-/// A key of a trie cut to a prefix length.
-fn masked(key: &[u8], len: u32) -> Vec<u8> {
-    let data = key.get(4..).unwrap_or_default();
-    let mut out = len.to_le_bytes().to_vec();
-    out.extend((0u32..).zip(data).map(|(i, byte)| match len.saturating_sub(i * 8) {
-        0 => 0,
-        rest @ 1..8 => byte & !(0xff >> rest),
-        _ => *byte,
-    }));
-    out
+/// Cuts a key of a trie to a prefix length, no longer than the one it had.
+fn mask(key: &mut [u8], len: u32) {
+    let Some((length, data)) = key.split_first_chunk_mut::<4>() else { return };
+    *length = len.to_le_bytes();
+    for (i, byte) in (0u32..).zip(data) {
+        match len.saturating_sub(i * 8) {
+            0 => *byte = 0,
+            rest @ 1..8 => *byte &= !(0xff >> rest),
+            _ => {}
+        }
+    }
 }

@@ -1,6 +1,8 @@
 use super::*;
 use crate::contents::{Contents, Pair, Pod};
 use crate::emit::emit;
+use crate::insn::Operand;
+use std::collections::BTreeMap;
 
 /// Two pods of the node: 10.0.0.1 is isolated and takes TCP port 80 from 10.0.0.2.
 fn machine(established: Established) -> Machine {
@@ -156,3 +158,5 @@ fn entries_of_a_wrong_size_are_left_out() {
     machine.unset(Map::Pairs, &1u32.to_le_bytes());
     assert_eq!(machine.decide(&Packet::opening(flow("10.0.0.2", 80))), Verdict::Deny);
 }
+
+mod both;

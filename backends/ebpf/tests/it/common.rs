@@ -66,6 +66,19 @@ impl Node {
     }
 }
 
+/// Holds the two executors of a machine against each other: results, faults, counters.
+pub(crate) fn same_on_both<'p>(
+    compiled: &Machine,
+    interpreted: &Machine,
+    packets: impl IntoIterator<Item = &'p Packet>,
+    what: &str,
+) {
+    assert!(!interpreted.is_compiled());
+    for packet in packets {
+        assert_eq!(compiled.outcomes(packet), interpreted.outcomes(packet), "{what}: {packet}");
+    }
+}
+
 /// A small cluster of both families with two nodes, with ranges, blocks and named ports.
 pub(crate) fn shop() -> String {
     let node = |n: u8, name: &str| {

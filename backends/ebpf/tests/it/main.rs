@@ -7,3 +7,4 @@ mod bpf;
 mod common;
 mod kernel;
 mod mutations;
+mod speed;

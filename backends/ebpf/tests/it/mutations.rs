@@ -1,7 +1,7 @@
 //! Damaged artifacts are not proven: for every mutation the proof finds a packet, and the packet is a real one; or the
 //! mutation changes nothing for any packet that is asked about.
 
-use super::common::{Node, compiled, nodes, shop};
+use super::common::{Node, compiled, nodes, same_on_both, shop};
 use netpolc_ebpf::contents::Established;
 use netpolc_ebpf::decode::{Artifact as Decoded, decode};
 use netpolc_ebpf::insn::{Cond, Insn, Operand};
@@ -14,12 +14,14 @@ use netpolc_testkit::flows::Questions;
 use netpolc_testkit::generate::{Options, generate};
 use netpolc_testkit::pipeline::{Compiled, seeds};
 use netpolc_testkit::random::Random;
+use std::net::IpAddr;
 
 #[derive(Debug, Default)]
 struct Tally {
     refused: usize,
     caught: usize,
     neutral: usize,
+    interpreted: usize,
     faults: Vec<String>,
 }
 
@@ -155,7 +157,14 @@ fn instructions(subject: &Subject<'_>, every: usize, tally: &mut Tally) {
             let what = format!("slot {slot}: {} becomes {patch}", insn.unwrap());
             match decode(&patched, &text) {
                 Err(_) => tally.refused += 1,
-                Ok(decoded) => subject.judge(machine(&decoded), &what, tally),
+                Ok(decoded) => {
+                    let mut interpreted = machine(&decoded);
+                    interpreted.interpret();
+                    let compiled = machine(&decoded);
+                    same_on_both(&compiled, &interpreted, subject.packets.iter().take(500), &what);
+                    tally.interpreted += usize::from(!compiled.is_compiled());
+                    subject.judge(compiled, &what, tally);
+                }
             }
         }
     }
@@ -179,8 +188,8 @@ fn run(
 }
 
 fn finish(tally: &Tally, least: usize) {
-    let Tally { refused, caught, neutral, faults } = tally;
-    println!("caught {caught}, refused {refused}, neutral {neutral}");
+    let Tally { refused, caught, neutral, interpreted, faults } = tally;
+    println!("caught {caught}, refused {refused}, neutral {neutral}; {interpreted} were not compiled");
     assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults[..faults.len().min(30)].join("\n"));
     assert!(*caught > least, "{caught}");
 }
@@ -231,4 +240,32 @@ fn sound_artifacts_are_proven() {
     };
     let node = nodes(&compiled(&shop()), Established::Cut).remove(0);
     assert_eq!(node.decide(&denied), Verdict::Deny);
+}
+
+/// Three pods that are alike, of which two get one number: they would reach each other as one pod does itself. Whichever
+/// of them stands for all, it is found.
+#[test]
+fn pods_that_share_a_number() {
+    let twin = |i: u8| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: twin-{i}, namespace: shop, labels: {{app: db}}}}\n\
+             spec: {{nodeName: alpha, containers: [{{name: main, image: example/main, ports: []}}]}}\n\
+             status: {{phase: Running, podIPs: [{{ip: 10.1.0.{i}}}, {{ip: \"fd00:1:0::{i}\"}}]}}\n---\n"
+        )
+    };
+    let compiled = compiled(&format!("{}{}{}", shop(), twin(20), twin(30)));
+    let node = nodes(&compiled, Established::Cut).remove(0);
+    let decoded = decode(&node.object, &node.contents.text()).unwrap();
+    let reference = SetReference::new(&compiled.model);
+    let alike: Vec<IpAddr> = ["10.1.0.2", "10.1.0.20", "10.1.0.30"].map(|a| a.parse().unwrap()).into();
+    let value = |addr: &IpAddr| {
+        let key = layout::pod_key(*addr);
+        decoded.contents.entries().find(|e| e.map == Map::Pods && e.key == key).unwrap().value
+    };
+    for (a, b) in alike.iter().flat_map(|a| alike.iter().map(move |b| (a, b))).filter(|(a, b)| a != b) {
+        let mut machine = machine(&decoded);
+        machine.set(Map::Pods, &layout::pod_key(*a), &value(b));
+        let witness = prove(&reference, &mut machine, &node.name).unwrap_err();
+        assert_eq!(machine.decide(&witness.packet), witness.actual, "{witness}");
+    }
 }

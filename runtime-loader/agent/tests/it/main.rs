@@ -2,6 +2,7 @@
 #![expect(clippy::print_stderr, clippy::unwrap_used, reason = "tests")]
 
 mod cluster;
+mod collect;
 mod fails;
 mod live;
 mod loader;

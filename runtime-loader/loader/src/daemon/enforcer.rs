@@ -1,20 +1,27 @@
 //! What the daemon needs of whatever enforces a bundle.
 
+use super::audit::audited;
 use crate::apply::{self, Report};
 use crate::cut::Established;
 use crate::kernel::{Kernel as _, System};
 use crate::routes::Routes;
 use crate::status::{self, Status};
 use crate::{Error, generation};
-use netpolc_bundle::{Backend, Bundle};
+use netpolc_bundle::{Backend, Bundle, IR, PROVENANCE};
 
 /// Brings bundles into force.
 pub trait Enforcer: Send {
+    /// A bundle as it is to be applied, without what is not read for that.
+    ///
+    /// # Errors
+    /// If it is not sound.
+    fn form(&self, bundle: &Bundle, audit: bool) -> Result<Bundle, Error>;
+
     /// As [`apply::apply_bundle`].
     ///
     /// # Errors
     /// As there; what was in force still is.
-    fn apply(&mut self, bundle: &Bundle, established: Established) -> Result<Report, Error>;
+    fn apply(&mut self, form: &Bundle, established: Established) -> Result<Report, Error>;
 
     /// What is in force.
     ///
@@ -38,12 +45,40 @@ pub struct Stamp {
 
 /// The kernel of this network namespace, anew for each operation: so the lock is held no longer than one takes, and a
 /// program that is installed later is found.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct ThisKernel(pub Option<Backend>);
+#[derive(Debug, Clone, Copy)]
+pub struct ThisKernel {
+    wanted: Option<Backend>,
+    /// What enforced the last bundle.
+    last: Option<Backend>,
+}
+
+impl ThisKernel {
+    /// With one backend, or with the best that bundle and kernel have.
+    pub fn new(wanted: Option<Backend>) -> ThisKernel {
+        ThisKernel { wanted, last: None }
+    }
+}
 
 impl Enforcer for ThisKernel {
-    fn apply(&mut self, bundle: &Bundle, established: Established) -> Result<Report, Error> {
-        apply::apply_bundle(&mut System::new(), bundle, self.0, established)
+    fn form(&self, bundle: &Bundle, audit: bool) -> Result<Bundle, Error> {
+        let mut form = if audit { audited(bundle)? } else { bundle.clone() };
+        let artifacts = &mut form.manifest.artifacts;
+        let unused = |backend: Backend| self.wanted.is_some_and(|wanted| wanted != backend);
+        let mut not_read = vec![PROVENANCE, IR];
+        for artifact in artifacts.keys().copied().collect::<Vec<_>>() {
+            if unused(artifact.backend()) && artifacts.len() > 1 {
+                artifacts.remove(&artifact);
+                not_read.extend(artifact.files());
+            }
+        }
+        form.files.retain(|name, _| !not_read.contains(&name.as_str()));
+        Ok(form)
+    }
+
+    fn apply(&mut self, form: &Bundle, established: Established) -> Result<Report, Error> {
+        let report = apply::apply_bundle(&mut System::new(), form, self.wanted, established)?;
+        self.last = Some(report.backend);
+        Ok(report)
     }
 
     fn status(&mut self) -> Result<Status, Error> {
@@ -51,8 +86,8 @@ impl Enforcer for ThisKernel {
     }
 
     fn stamp(&mut self) -> Option<Stamp> {
-        // Other backends have no such number.
-        if self.0 != Some(Backend::Nftables) {
+        // nftables alone numbers its transactions.
+        if self.last != Some(Backend::Nftables) {
             return None;
         }
         let routes = System::new().routes().ok()?;

@@ -157,12 +157,13 @@ fn text(view: &View) -> String {
     for (name, value, help) in figures {
         metric(&mut out, name, "counter", help, &plain(value.to_string()));
     }
-    let dataplanes = status.map(|status| status.dataplanes.as_slice()).unwrap_or_default();
-    let drops: Vec<(String, String)> = dataplanes
+    let found = status.map(|status| status.dataplanes.as_slice()).unwrap_or_default();
+    let drops: Vec<(String, String)> = found
         .iter()
         .flat_map(|found| found.dropped_packets.iter().map(move |(by, packets)| (found, by, packets)))
         .map(|(found, by, packets)| {
-            let labels = format!("{{backend=\"{}\",by=\"{}\"}}", found.backend, label(by));
+            let backend = label(&found.backend.to_string());
+            let labels = format!("{{backend=\"{backend}\",by=\"{}\"}}", label(by));
             (labels, packets.to_string())
         })
         .collect();

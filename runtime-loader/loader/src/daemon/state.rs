@@ -1,6 +1,5 @@
 //! What the daemon knows, and what it does about it. One operation at a time.
 
-use super::audit::audited;
 use super::enforcer::{Enforcer, Stamp};
 use super::log::{Level, log};
 use super::store::Store;
@@ -9,8 +8,8 @@ use crate::apply::{Outcome, Report};
 use crate::cut::Established;
 use crate::node::{self, CniMode, Node};
 use crate::status::Status;
+use netpolc_bundle::Bundle;
 use netpolc_bundle::wire::Network;
-use netpolc_bundle::{Bundle, IR, PROVENANCE};
 use std::fmt::Display;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -143,7 +142,7 @@ impl State {
             Ok(None) => return,
             Err(error) => return log(Level::Warn, "bundle-not-resumed", &[("why", &error)]),
         };
-        let form = match self.form(&bundle) {
+        let form = match inner.enforcer.form(&bundle, self.manner.audit) {
             Ok(form) => form,
             Err(error) => return log(Level::Warn, "bundle-not-resumed", &[("why", &error)]),
         };
@@ -154,7 +153,7 @@ impl State {
             return log(
                 Level::Warn,
                 "bundle-not-resumed",
-                &[("in_force", &there), ("written_down", &versions.join(" "))],
+                &[("in_force", &there), ("written_down", &versions.join(","))],
             );
         }
         inner.held = Some(Held { form, since, unsaved: None });
@@ -167,21 +166,13 @@ impl State {
         }
     }
 
-    /// A bundle as it is enforced.
-    fn form(&self, bundle: &Bundle) -> Result<Bundle, Error> {
-        let mut form = if self.manner.audit { audited(bundle)? } else { bundle.clone() };
-        // The loader reads neither, and they can be large.
-        form.files.retain(|name, _| name != PROVENANCE && name != IR);
-        Ok(form)
-    }
-
     /// Brings a bundle into force.
     ///
     /// # Errors
     /// If it is not sound or the kernel refuses it; what was in force still is.
     pub fn apply(&self, bundle: Bundle) -> Result<Report, Error> {
-        let form = self.form(&bundle);
         let mut inner = self.lock();
+        let form = inner.enforcer.form(&bundle, self.manner.audit);
         let begun = Instant::now();
         let result = form.and_then(|form| {
             let report = inner.enforcer.apply(&form, self.manner.established)?;
@@ -200,7 +191,8 @@ impl State {
         };
         inner.counters.applies += 1;
         inner.counters.connections_cut += report.cut.map_or(0, |cut| cut.connections);
-        let same = inner.held.as_ref().filter(|held| held.form.manifest.artifacts == form.manifest.artifacts);
+        let artifacts = &form.manifest.artifacts;
+        let same = inner.held.as_ref().filter(|held| held.form.manifest.artifacts == *artifacts);
         let since = same.map_or_else(SystemTime::now, |held| held.since);
         inner.held = Some(Held { form, since, unsaved: Some(bundle) });
         if report.outcome != Outcome::Unchanged {

@@ -137,7 +137,7 @@ pub fn by_iptables(pods: &[Cidr], cluster: &[Cidr]) -> Result<Vec<String>, Error
             match rules.get(family) {
                 Some(_) => {
                     let message = "neither nft nor iptables is installed".to_owned();
-                    return Err(Error::Program { program: program.to_owned(), complaint: message });
+                    return Err(Error::Tool { program: program.to_owned(), message });
                 }
                 None => continue,
             }

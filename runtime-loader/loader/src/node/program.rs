@@ -25,7 +25,7 @@ pub fn find(names: &[&str]) -> Option<PathBuf> {
 /// Runs a program; the answer is what it printed.
 ///
 /// # Errors
-/// [`Error::Program`] with what it printed to standard error, if it does not end well or not in time.
+/// [`Error::Tool`] with what it printed to standard error, if it does not end well or not in time.
 pub fn run(program: &Path, args: &[&str], input: &str) -> Result<String, Error> {
     let fail = |error: io::Error| Error::io(program.display().to_string(), error);
     // Files in memory instead of pipes: the input is whole before the program starts, and no one has to keep reading.
@@ -44,7 +44,7 @@ pub fn run(program: &Path, args: &[&str], input: &str) -> Result<String, Error> 
                 let _ = child.kill();
                 let _ = child.wait();
                 let message = format!("it did not end within {} seconds", PATIENCE.as_secs());
-                return Err(Error::Program { program: program.display().to_string(), complaint: message });
+                return Err(Error::Tool { program: program.display().to_string(), message });
             }
             None => std::thread::sleep(Duration::from_millis(2)),
         }
@@ -55,7 +55,7 @@ pub fn run(program: &Path, args: &[&str], input: &str) -> Result<String, Error> 
     let complaints = text(&mut stderr).map_err(fail)?;
     let message =
         if complaints.trim().is_empty() { status.to_string() } else { complaints.trim().to_owned() };
-    Err(Error::Program { program: program.display().to_string(), complaint: message })
+    Err(Error::Tool { program: program.display().to_string(), message })
 }
 
 fn memory() -> io::Result<File> {

@@ -1,8 +1,8 @@
 //! The daemon: a real process in a network namespace of its own, and clients of its socket.
 
 use crate::common::{Dir, LOADER, Netns, a, b, bundle, bundle_with, fresh, unique};
-use netpolc_bundle::Bundle;
 use netpolc_bundle::wire::{self, FromLoader, Network, ToLoader};
+use netpolc_bundle::{Artifact, Bundle};
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
@@ -122,7 +122,7 @@ fn bundles_come_into_force_over_the_socket() {
         let goal = bundle(&script);
         wire::send_bundle(&mut stream, &Bundle::open(&goal.0).unwrap()).unwrap();
         let answer: FromLoader = wire::receive(&mut stream).unwrap().unwrap();
-        let version = Bundle::open(&goal.0).unwrap().manifest.artifacts.values().next().unwrap().to_string();
+        let version = Bundle::open(&goal.0).unwrap().manifest.artifacts[&Artifact::Nftables].to_string();
         assert!(matches!(&answer, FromLoader::Done { version: Some(v), .. } if *v == version), "{answer:?}");
         assert_eq!(netns.tables(), fresh(&script));
     }

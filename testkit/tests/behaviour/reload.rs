@@ -1,6 +1,7 @@
 //! Rules that change while packets flow.
 
-use crate::world::{PATIENCE, World, cluster, policy};
+use super::world::{PATIENCE, World, backend, cluster, policy};
+use netpolc_bundle::Backend;
 use netpolc_sandbox::Outcome;
 use socket2::{Domain, Socket, Type};
 use std::collections::VecDeque;
@@ -12,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 /// How often the rules are replaced.
-const APPLIES: usize = 60;
+const APPLIES: u64 = 60;
 
 /// A port that none of the sandbox's own listeners has.
 const COUNTED: u16 = 5555;
@@ -217,16 +218,18 @@ fn replaced_under_traffic(egress: bool, prepare: &str, backends: &[&str]) {
     let open = under_traffic(&world, || {});
     assert!(open.leaked.into_inner() > 50, "without rules what is denied must arrive");
     let bundles = versions(egress).map(|version| world.compile(&version));
+    let applies = std::env::var("NETPOLC_APPLIES").ok().and_then(|n| n.parse().ok()).unwrap_or(APPLIES);
     // The node that decides.
     let node = usize::from(!egress);
     world.sh(node, prepare);
     let load = |round: usize| {
+        let backend = backends[round % backends.len()];
         let path = bundles[round % 2][node].path();
-        let said = world.load_by(backends[round % backends.len()], node, path, &[]);
+        let said = world.load_with(node, path, &["--backend", backend]);
         assert!(said.contains("applied: "), "{said}");
     };
     load(0);
-    let counts = under_traffic(&world, || (1..=APPLIES).for_each(load));
+    let counts = under_traffic(&world, || (1..=applies as usize).for_each(load));
     let [allowed, lost, denied, leaked] =
         [counts.allowed, counts.lost, counts.denied, counts.leaked].map(AtomicU64::into_inner);
     assert!(allowed > 500 && denied > 500, "{allowed} {denied}");
@@ -235,31 +238,34 @@ fn replaced_under_traffic(egress: bool, prepare: &str, backends: &[&str]) {
 
 #[test]
 fn ingress_rules_replaced_under_traffic() {
-    replaced_under_traffic(false, "", &["nftables"]);
+    replaced_under_traffic(false, "", &[&backend().to_string()]);
 }
 
 #[test]
 fn egress_rules_replaced_under_traffic() {
-    replaced_under_traffic(true, "", &["nftables"]);
+    replaced_under_traffic(true, "", &[&backend().to_string()]);
 }
 
 /// With this, the loader uses the legacy variant of iptables: so does the kubelet, as it seems.
 const LEGACY: &str = "iptables-legacy -w -t mangle -N KUBE-IPTABLES-HINT";
 
-#[test]
-fn rules_of_iptables_nft_replaced_under_traffic() {
-    replaced_under_traffic(false, "", &["iptables"]);
-}
-
+/// The other variant of iptables, by the program that is about iptables.
 #[test]
 fn rules_of_iptables_legacy_replaced_under_traffic() {
-    replaced_under_traffic(true, LEGACY, &["iptables"]);
+    if backend() == Backend::Iptables {
+        replaced_under_traffic(true, LEGACY, &["iptables"]);
+    }
 }
 
+/// From each backend to this one and back.
 #[test]
 fn backends_replaced_under_traffic() {
-    replaced_under_traffic(false, LEGACY, &["iptables", "nftables"]);
-    replaced_under_traffic(true, "", &["nftables", "iptables"]);
+    let this = backend().to_string();
+    let others = Backend::ALL.into_iter().filter(|other| *other != backend());
+    for (i, other) in others.enumerate() {
+        let prepare = if i == 0 { LEGACY } else { "" };
+        replaced_under_traffic(i == 0, prepare, &[&this, &other.to_string()]);
+    }
 }
 
 /// Connections that were opened under other rules, which allow them too, go on.

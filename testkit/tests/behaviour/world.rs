@@ -1,12 +1,12 @@
 //! A small cluster as namespaces: YAML in, outcomes of packets out.
 
-use netpolc_bundle::{Backend, Bindings, Bundle, Parts, store};
+use netpolc_bundle::{Backend, Bundle, store};
 use netpolc_frontend::model::Model;
-use netpolc_node::{Labels, NodeBuilder, local_bindings};
 use netpolc_sandbox::{
     DEFAULT_TIMEOUT, HostId, NodeSpec, Outcome, OutsideSpec, PodSpec, Probe, Protocol, Sandbox, Spec,
     find_program,
 };
+use netpolc_testkit::bundles;
 use netpolc_testkit::pipeline::{compile, model};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -17,6 +17,13 @@ use std::time::Duration;
 
 /// For packets that should arrive, on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The backend that this program is about.
+pub(crate) fn backend() -> Backend {
+    let program = module_path!().split("::").next().unwrap();
+    let named = |backend: &Backend| program == format!("kernel_behaviour_{backend}");
+    Backend::ALL.into_iter().find(named).unwrap()
+}
 
 /// Where every host answers.
 pub(crate) const LISTEN: [(Protocol, u16); 14] = [
@@ -76,8 +83,6 @@ pub(crate) struct World {
     cluster: String,
     names: BTreeMap<String, (HostId, Vec<IpAddr>)>,
     nodes: Vec<String>,
-    /// What enforces the bundles.
-    backend: &'static str,
 }
 
 pub(crate) fn ip(text: &str) -> IpAddr {
@@ -109,19 +114,7 @@ impl World {
             names.insert(addr.to_owned(), (HostId::Outside(i), vec![ip(addr)]));
             spec.outside.push(OutsideSpec { addr: ip(addr), listen: LISTEN.to_vec() });
         }
-        World {
-            sandbox: Sandbox::build(&spec).unwrap(),
-            cluster: cluster.to_owned(),
-            names,
-            nodes,
-            backend: "nftables",
-        }
-    }
-
-    /// The same with another backend.
-    pub(crate) fn enforced_by(mut self, backend: &'static str) -> World {
-        self.backend = backend;
-        self
+        World { sandbox: Sandbox::build(&spec).unwrap(), cluster: cluster.to_owned(), names, nodes }
     }
 
     pub(crate) fn host(&self, name: &str) -> HostId {
@@ -135,28 +128,16 @@ impl World {
 
     /// A bundle for each node, with these policies.
     pub(crate) fn compile(&self, policies: &[String]) -> Vec<tempfile::TempDir> {
-        let compiled = compile(read(&format!("{}{}", self.cluster, policies.concat()))).unwrap();
-        let labels = Labels::of_policies(&compiled.model);
-        let backends = [Backend::Nftables, Backend::Iptables];
-        let mut builder = NodeBuilder::new(&compiled.model, &compiled.matrix, &labels, backends, "");
-        let hosts = &compiled.matrix.hosts;
-        assert_eq!(
-            hosts.iter().map(|(_, node)| &node.name).collect::<Vec<_>>(),
-            self.nodes.iter().collect::<Vec<_>>()
-        );
-        let bundle = |(host, node): (_, &netpolc_ir::unit::HostData)| {
-            let parts = Parts {
-                compiler: "test".into(),
-                node: node.name.clone(),
-                artifacts: builder.artifacts(host).unwrap(),
-                bindings: Bindings { pods: local_bindings(&compiled.matrix, host) },
-                ..Parts::default()
-            };
+        let model = read(&format!("{}{}", self.cluster, policies.concat()));
+        let made = bundles::build(&compile(model).unwrap(), &Backend::ALL).unwrap();
+        let names: Vec<&String> = made.iter().map(|bundle| &bundle.manifest.node).collect();
+        assert_eq!(names, self.nodes.iter().collect::<Vec<_>>());
+        let write = |bundle: &Bundle| {
             let dir = tempfile::tempdir().unwrap();
-            store::write(dir.path(), &Bundle::new(parts).unwrap()).unwrap();
+            store::write(dir.path(), bundle).unwrap();
             dir
         };
-        hosts.iter().map(bundle).collect()
+        made.iter().map(write).collect()
     }
 
     /// Applies a bundle at a node; the answer is what the loader said.
@@ -166,13 +147,11 @@ impl World {
 
     /// The same with options.
     pub(crate) fn load_with(&self, node: usize, bundle: &Path, options: &[&str]) -> String {
-        self.load_by(self.backend, node, bundle, options)
-    }
-
-    /// The same by another backend than this world's.
-    pub(crate) fn load_by(&self, backend: &str, node: usize, bundle: &Path, options: &[&str]) -> String {
         let mut command = Command::new(loader());
-        command.arg("apply").arg(bundle).args(["--backend", backend]).args(options);
+        command.arg("apply").arg(bundle).args(options);
+        if !options.contains(&"--backend") {
+            command.args(["--backend", &backend().to_string()]);
+        }
         text(&self.sandbox.run_in_node(node, command, b"").unwrap())
     }
 

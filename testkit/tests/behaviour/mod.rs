@@ -3,6 +3,8 @@
 //!
 //! Every test has a sandbox of its own, and a control run without rules in which every packet arrives that the rules
 //! stop.
+//!
+//! One program for each backend has these tests; which it is, its name says.
 #![expect(clippy::panic, clippy::unwrap_used, reason = "tests")]
 
 mod around;

@@ -1,6 +1,6 @@
 //! Allowed and denied, replies and errors, ports and protocols.
 
-use crate::world::{NOTHING, PATIENCE, World, cluster, policy, trial};
+use super::world::{NOTHING, PATIENCE, World, cluster, policy, trial};
 use netpolc_sandbox::{DEFAULT_TIMEOUT, Outcome};
 use std::io::{Read as _, Write as _};
 

@@ -1,6 +1,6 @@
 //! The own node, the pod itself, Services.
 
-use crate::world::{NOTHING, World, cluster, policy, trial};
+use super::world::{NOTHING, World, cluster, policy, trial};
 
 pub(crate) fn pods() -> String {
     cluster(&[

@@ -1,6 +1,6 @@
 //! Others' rules, and traffic that is none of ours.
 
-use crate::world::{NOTHING, OUTSIDE, World, cluster, policy};
+use super::world::{NOTHING, OUTSIDE, World, cluster, policy};
 use std::process::Command;
 
 fn pods() -> String {

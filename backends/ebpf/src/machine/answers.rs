@@ -1,0 +1,247 @@
+//! What the program that this version emits does with all peers of an address at once.
+//!
+//! That program uses addresses as keys of maps and for nothing else. Of what it finds there it compares the numbers of
+//! pods with each other, with that of the interface, and with 0; and it uses the port as an index of the bitmaps that
+//! pairs name for the packet's protocol. So two runs end alike if the maps know the same of the addresses, the numbers
+//! of the pods are equal or unequal in both, and the port is in the same of those bitmaps. Besides, it adds a column to
+//! a row of the other end and does nothing else with it, and asks of the rows that it does not add to only whether they
+//! are 0. Of a connection's state it asks only whether it is new, so established packets get the same whichever end
+//! began. One run answers for all packets that are alike in this way; which program it is has been compared instruction
+//! by instruction.
+
+use super::constants::{has, sets};
+use super::maps::Maps;
+use super::{Cell, Machine, NOBODY};
+use crate::layout::{self, Map};
+use netpolc_ir::addr::bits;
+use netpolc_ir::bitset::BitSet;
+use netpolc_ir::ports::{Protocol, Transport};
+use netpolc_ir::proof::{Atoms, Kind};
+use netpolc_ir::unit::Direction;
+use rustc_hash::FxHashMap;
+use std::net::IpAddr;
+
+/// What the maps know about an address: column, ingress row, egress row; and apart from that the pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Known {
+    pub(super) judged: [u32; 3],
+    pub(super) pod: u32,
+}
+
+impl Known {
+    pub(super) fn of(maps: &Maps, addr: IpAddr) -> Known {
+        let key = layout::pod_key(addr);
+        if let Some(value) = maps.get(Map::Pods, &key) {
+            return Known { judged: [word(value, 0), word(value, 1), word(value, 2)], pod: word(value, 3) };
+        }
+        let mut full = [0; 24];
+        full[..4].copy_from_slice(&160u32.to_le_bytes());
+        full[4..].copy_from_slice(&key);
+        let column = maps.get(Map::Blocks, &full).map_or(0, |value| word(value, 0));
+        Known { judged: [column, 0, 0], pod: 0 }
+    }
+
+    /// The pod alone, which only `pods` knows; 0 = none of this node's.
+    pub(super) fn pod_of(maps: &Maps, addr: IpAddr) -> u32 {
+        maps.get(Map::Pods, &layout::pod_key(addr)).map_or(0, |value| word(value, 3))
+    }
+
+    /// Everything but which pod of this node it is, if it is one.
+    fn class(self) -> Class {
+        (self.judged, self.pod != 0)
+    }
+}
+
+/// A word of a value; 0 where there is none.
+fn word(value: &[u8], i: usize) -> u32 {
+    value.get(i * 4..i * 4 + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes)
+}
+
+/// What the program can tell about an end, other than which pod of this node it is.
+type Class = ([u32; 3], bool);
+
+/// Two ends that are different pods, as far as the program tells such ends apart in one direction.
+fn ends(src: Known, dst: Known) -> [Class; 2] {
+    let ([src_column, src_in, src_out], [dst_column, dst_in, dst_out]) = (src.judged, dst.judged);
+    let src_column = if dst_in == 0 { 0 } else { src_column };
+    let dst_column = if src_out == 0 { 0 } else { dst_column };
+    [
+        ([src_column, u32::from(src_in != 0), src_out], src.pod != 0),
+        ([dst_column, dst_in, u32::from(dst_out != 0)], dst.pod != 0),
+    ]
+}
+
+/// The same for packets that go both ways.
+fn ends_both_ways(own: Known, peer: Known) -> [Class; 2] {
+    let end = |this: Known, that: Known| {
+        let [column, ingress, egress] = this.judged;
+        let read = that.judged[1] != 0 || that.judged[2] != 0;
+        ([if read { column } else { 0 }, ingress, egress], this.pod != 0)
+    };
+    [end(own, peer), end(peer, own)]
+}
+
+/// How packets of a kind go: from the peer, to the peer, or both ways in one question.
+type Way = Option<Direction>;
+
+fn way(direction: Direction, kind: Kind) -> Way {
+    if kind == Kind::Established { None } else { Some(direction) }
+}
+
+/// Peers of an address that the program cannot tell apart, unless one of them is the same pod as the address.
+#[derive(Debug)]
+struct Alike {
+    /// The number of the two ends.
+    ends: u32,
+    atoms: Vec<usize>,
+    bits: BitSet,
+}
+
+/// A question about all peers, but for which pod the address belongs to.
+type Question = (Class, Direction, Kind, u32);
+
+/// What is known about a question.
+#[derive(Debug)]
+struct Answer {
+    permitted: BitSet,
+    /// Which of the address's peers, by their place in [`Answers::peers`], are open: only addresses of the asking pod
+    /// itself have been seen among them.
+    open: Vec<usize>,
+}
+
+/// Answers to questions about certain atoms. Without any, every packet is asked about by itself.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    /// For each atom, what the maps know about its representative.
+    atoms: Vec<Known>,
+    /// For each pod of this node, the atoms that one of its addresses stands for.
+    atoms_of_pod: FxHashMap<u32, Vec<usize>>,
+    /// For what addresses there are, their peers; together all atoms.
+    peers: FxHashMap<(Class, Way), Vec<Alike>>,
+    /// Pairs of ends have numbers, for each way.
+    ends: FxHashMap<([Class; 2], Way), u32>,
+    /// For each protocol with ports, the keys of the bitmaps that matter.
+    sets: [Vec<[u8; 4]>; 3],
+    /// Protocols and ports that the program cannot tell apart have one number. By what tells them apart, and by name.
+    cells: FxHashMap<(u8, Vec<bool>), u32>,
+    cell_of: FxHashMap<(u8, u16), u32>,
+    /// Whether packets pass between two ends that are different pods.
+    passes: FxHashMap<(u32, Kind, u32), bool>,
+    memo: FxHashMap<Question, Answer>,
+}
+
+impl Answers {
+    pub(super) fn new(maps: &Maps, atoms: &Atoms) -> Answers {
+        // Numbers with a meaning of their own: such an artifact is asked packet by packet.
+        if maps.values(Map::Pods).any(|value| word(value, 3) >= NOBODY) {
+            return Answers::default();
+        }
+        let sets = Transport::ALL.map(|transport| sets(maps, transport));
+        let known = |atom| Known::of(maps, atoms.family().addr(atoms.representative(atom)));
+        let known: Vec<Known> = (0..atoms.len()).map(known).collect();
+        let mut atoms_of_pod: FxHashMap<u32, Vec<usize>> = FxHashMap::default();
+        for (atom, known) in known.iter().enumerate().filter(|(_, known)| known.pod != 0) {
+            atoms_of_pod.entry(known.pod).or_default().push(atom);
+        }
+        Answers { atoms: known, atoms_of_pod, sets, ..Answers::default() }
+    }
+
+    /// Which atoms may exchange packets of a kind with an address; `None` if there are no answers for these atoms.
+    pub(super) fn permitted(
+        &mut self,
+        machine: &Machine,
+        atoms: &Atoms,
+        local: IpAddr,
+        direction: Direction,
+        kind: Kind,
+        cell: Cell,
+    ) -> Option<BitSet> {
+        if self.atoms.len() != atoms.len() || atoms.is_empty() {
+            return None;
+        }
+        let own = Known::of(&machine.maps, local);
+        let number = self.cell(&machine.maps, cell);
+        let peers = (own.class(), way(direction, kind));
+        if !self.peers.contains_key(&peers) {
+            let alike = self.alike(own, peers.1);
+            self.peers.insert(peers, alike);
+        }
+        let peers = self.peers.get(&peers)?;
+        let answer = self.memo.entry((own.class(), direction, kind, number)).or_insert_with(|| Answer {
+            permitted: BitSet::empty(atoms.len()),
+            open: (0..peers.len()).collect(),
+        });
+        // The address itself may stand for its atom; what is asked is about the others in it, who are other pods.
+        let peer = |atom| atoms.family().addr(atoms.other_than(atom, bits(local)));
+        let passes = |atom| machine.passes(local, peer(atom), direction, kind, cell);
+        answer.open.retain(|&place| {
+            let alike = &peers[place];
+            let other = |&&atom: &&usize| {
+                own.pod == 0
+                    || self.atoms[atom].pod != own.pod
+                    || Known::pod_of(&machine.maps, peer(atom)) != own.pod
+            };
+            let Some(&atom) = alike.atoms.iter().find(other) else { return true };
+            let src = if direction == Direction::Ingress { self.atoms[atom] } else { own };
+            // What is none of this node's pods has no interface of its own, so there it is the same packet.
+            let kind = if kind == Kind::Asymmetric && src.pod == 0 { Kind::Opening } else { kind };
+            if *self.passes.entry((alike.ends, kind, number)).or_insert_with(|| passes(atom)) {
+                answer.permitted.or_with(&alike.bits);
+            }
+            false
+        });
+        let mut permitted = answer.permitted.clone();
+        for &atom in self.atoms_of_pod.get(&own.pod).into_iter().flatten() {
+            // An address of the same pod is an atom by itself.
+            if atoms.representative(atom) != bits(local) {
+                match passes(atom) {
+                    true => permitted.insert(atom),
+                    false => permitted.remove(atom),
+                }
+            }
+        }
+        Some(permitted)
+    }
+
+    /// All atoms, as peers of what the maps know about an address.
+    fn alike(&mut self, own: Known, way: Way) -> Vec<Alike> {
+        let mut found: Vec<Alike> = Vec::new();
+        let mut places: FxHashMap<u32, usize> = FxHashMap::default();
+        for (atom, &known) in self.atoms.iter().enumerate() {
+            let ends = match way {
+                Some(Direction::Ingress) => ends(known, own),
+                Some(Direction::Egress) => ends(own, known),
+                None => ends_both_ways(own, known),
+            };
+            // Where a packet comes from and where it goes to is in the order of the ends, if it goes one way.
+            let way = way.map(|_| Direction::Egress);
+            let next = self.ends.len() as u32;
+            let ends = *self.ends.entry((ends, way)).or_insert(next);
+            let place = *places.entry(ends).or_insert(found.len());
+            if place == found.len() {
+                found.push(Alike { ends, atoms: Vec::new(), bits: BitSet::empty(self.atoms.len()) });
+            }
+            found[place].atoms.push(atom);
+            found[place].bits.insert(atom);
+        }
+        found
+    }
+
+    /// The number of a protocol and port; equal for those that the program cannot tell apart.
+    fn cell(&mut self, maps: &Maps, (protocol, port): Cell) -> u32 {
+        let name = (protocol.number(), port);
+        if let Some(number) = self.cell_of.get(&name) {
+            return *number;
+        }
+        let sets: &[[u8; 4]] = match protocol {
+            Protocol::Transport(transport) => &self.sets[transport as usize],
+            Protocol::Other(_) => &[],
+        };
+        let member = |set: &[u8; 4]| maps.get(Map::Ports, set).is_some_and(|bitmap| has(bitmap, port));
+        let sets: Vec<bool> = sets.iter().map(member).collect();
+        let next = self.cells.len() as u32;
+        let number = *self.cells.entry((protocol.number(), sets)).or_insert(next);
+        self.cell_of.insert(name, number);
+        number
+    }
+}
