@@ -23,7 +23,7 @@ use plan::Wanted;
 use probe::RESTORE;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use variant::{Tools, Variant, View, Views};
+use variant::{Scope, Tools, Variant, View, Views};
 
 /// How often it is tried to destroy a set. The rules of nftables let go of it a moment after they are gone
 /// (`nf_tables_trans_destroy_work`, `net/netfilter/nf_tables_api.c`).
@@ -60,7 +60,7 @@ impl Dataplane for Iptables {
         notes: &mut Vec<String>,
     ) -> Result<(Version, Outcome), Error> {
         let unusable = |reason: String| Error::Unusable { backend: Backend::Iptables, reason };
-        let views = Views::take(kernel, false)?;
+        let views = Views::take(kernel)?;
         let reasons = views.unusable.join("; ");
         let (view, why, others) = views.choose(kernel).ok_or_else(|| unusable(reasons))?;
         let (families, note) = probe::families(kernel, &view).map_err(unusable)?;
@@ -93,13 +93,13 @@ impl Dataplane for Iptables {
     }
 
     fn status(&self, kernel: &mut dyn Kernel, goal: Option<&Goal<'_>>) -> Result<Option<InForce>, Error> {
-        let mut views = Views::take(kernel, true)?;
+        let mut views = Views::take_ours(kernel, Scope::Counters)?;
         let mut dropped = BTreeMap::new();
         for text in views.views.iter_mut().flat_map(|view| view.texts.values_mut()) {
             counters::dropped(text, &mut dropped);
             *text = counters::strip(text);
         }
-        let Some((view, _, others)) = views.choose(kernel) else { return Ok(None) };
+        let Some((view, _, others)) = views.choose(kernel) else { return without_chains(kernel) };
         let seen = observe(kernel, view)?;
         let elsewhere: Vec<&View> = others.iter().filter(|view| view.has_ours()).collect();
         if seen.is_empty() && elsewhere.is_empty() {
@@ -107,7 +107,7 @@ impl Dataplane for Iptables {
         }
         let mut drift = seen.drift();
         if !seen.has_chains() {
-            drift.push("there are sets of ours, but no chains".to_owned());
+            drift.push(NO_CHAINS.to_owned());
         }
         drift.extend(elsewhere.iter().map(|view| format!("{} has chains of ours, too", view.tools.variant)));
         if let Some(goal) = goal {
@@ -118,7 +118,7 @@ impl Dataplane for Iptables {
 
     fn remove(&self, kernel: &mut dyn Kernel) -> Result<Vec<String>, Error> {
         let mut removed = Vec::new();
-        for view in Views::take(kernel, false)?.views {
+        for view in Views::take_ours(kernel, Scope::Ours)?.views {
             if view.has_ours() {
                 take_out(kernel, &view)?;
                 removed.push(format!("chains of {}", view.tools.variant));
@@ -131,6 +131,21 @@ impl Dataplane for Iptables {
         }
         Ok(removed)
     }
+}
+
+const NO_CHAINS: &str = "there are sets of ours, but no chains";
+
+/// What is in force where no variant has chains of ours: nothing, unless somebody left our sets.
+fn without_chains(kernel: &mut dyn Kernel) -> Result<Option<InForce>, Error> {
+    let sets = observe::set_names(&observe::saved_sets(kernel)?).len() as u64;
+    Ok((sets > 0).then(|| InForce {
+        backend: Backend::Iptables,
+        version: None,
+        counts: BTreeMap::from([("sets".to_owned(), sets)]),
+        interfaces: Vec::new(),
+        dropped_packets: BTreeMap::new(),
+        drift: vec![NO_CHAINS.to_owned()],
+    }))
 }
 
 /// The artifact that this kernel takes, its rules, and why it is the one without sets if it is.
@@ -163,7 +178,7 @@ fn half(ruleset: &Ruleset) -> Ruleset {
 }
 
 fn look(kernel: &mut dyn Kernel, tools: &Tools) -> Result<Observed, Error> {
-    let view = View::take(kernel, tools.clone(), false)?;
+    let view = View::take(kernel, tools.clone(), Scope::Ours)?;
     observe(kernel, view)
 }
 
@@ -175,7 +190,9 @@ fn converge(
 ) -> Result<Outcome, Error> {
     let in_force = before.in_force();
     let seen = before.ruleset();
-    let same = in_force == Some(wanted.version);
+    // A half that was in force is another thing than the whole.
+    let whole = wanted.families.iter().all(|family| before.has_chains_of(*family));
+    let same = in_force == Some(wanted.version) && whole;
     if same && seen.is_some_and(|seen| same_comments(wanted.ruleset, &seen, &wanted.families)) {
         let families = wanted.other_interfaces(&before);
         let texts = families.iter().map(|family| {
@@ -350,8 +367,7 @@ fn against(goal: &Goal<'_>, seen: &Observed) -> Vec<String> {
     let mut families = Family::ALL.to_vec();
     if version.is_some() {
         // Where IPv4 alone is in force, that is no drift.
-        families
-            .retain(|family| seen.scans.iter().any(|((f, _), scan)| f == family && !scan.chains.is_empty()));
+        families.retain(|family| seen.has_chains_of(*family));
     }
     let mut lines = seen.ruleset().map(|seen| differences(wanted, &seen, &families)).unwrap_or_default();
     let witness = seen.reached().filter(|_| !seen.drift().is_empty() || !lines.is_empty());

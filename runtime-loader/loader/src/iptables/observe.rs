@@ -167,6 +167,11 @@ impl Observed {
         self.scans.values().any(|scan| !scan.chains.is_empty())
     }
 
+    /// Whether there are chains of ours in a family.
+    pub fn has_chains_of(&self, family: Family) -> bool {
+        self.scans.iter().any(|((of, _), scan)| *of == family && !scan.chains.is_empty())
+    }
+
     /// All of it, if the listings could be read.
     pub fn ruleset(&self) -> Option<Ruleset> {
         let mut ruleset = Ruleset { sets: self.sets.as_ref().ok()?.clone(), tables: BTreeMap::new() };

@@ -98,20 +98,26 @@ pub struct View {
     pub texts: BTreeMap<Family, String>,
 }
 
+/// How much is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// The tables that our chains are in.
+    Ours,
+    /// The same, with the counters of rules.
+    Counters,
+    /// Everybody's tables: who uses the variant?
+    All,
+}
+
 impl View {
     /// Looks at the families that can be looked at.
     ///
     /// # Errors
     /// If IPv4 cannot, or if IPv6 cannot although the namespace has it.
-    pub fn take(kernel: &mut dyn Kernel, tools: Tools, counters: bool) -> Result<View, Error> {
+    pub fn take(kernel: &mut dyn Kernel, tools: Tools, scope: Scope) -> Result<View, Error> {
         let mut texts = BTreeMap::new();
         for family in Family::ALL {
-            if !has_tables(kernel, tools.variant, family) {
-                texts.insert(family, String::new());
-                continue;
-            }
-            let args: &[&str] = if counters { &["-c"] } else { &[] };
-            match kernel.program(&tools.save(family), args, "") {
+            match saved(kernel, &tools, family, scope) {
                 Ok(text) => drop(texts.insert(family, text)),
                 Err(Error::NoProgram { .. } | Error::Program { .. })
                     if family == Family::V6 && !has_ipv6(kernel) => {}
@@ -145,10 +151,45 @@ pub fn has_ipv6(kernel: &mut dyn Kernel) -> bool {
     kernel.proc_net("if_inet6").is_some()
 }
 
-/// Whether a look at a variant's tables of a family makes none.
-fn has_tables(kernel: &mut dyn Kernel, variant: Variant, family: Family) -> bool {
+/// What a save program prints. That of nftables reads all rules whatever it is asked for, the legacy one only the tables
+/// that it prints; kube-proxy's table `nat` can be large.
+fn saved(kernel: &mut dyn Kernel, tools: &Tools, family: Family, scope: Scope) -> Result<String, Error> {
+    let program = tools.save(family);
+    let counters: &[&str] = if scope == Scope::Counters { &["-c"] } else { &[] };
+    if tools.variant == Variant::Nft {
+        return kernel.program(&program, counters, "");
+    }
+    let names = legacy_tables(kernel, family);
+    if names.is_empty() || scope == Scope::All {
+        return if names.is_empty() { Ok(String::new()) } else { kernel.program(&program, counters, "") };
+    }
+    let mut text = String::new();
+    for table in Table::ALL.map(|table| table.to_string()) {
+        if names.lines().any(|name| name == table) {
+            let args = [&["-t", table.as_str()], counters].concat();
+            text.push_str(&kernel.program(&program, &args, "")?);
+        }
+    }
+    Ok(text)
+}
+
+/// The tables that the legacy variant has in this network namespace, one a line.
+fn legacy_tables(kernel: &mut dyn Kernel, family: Family) -> String {
     let file = if family == Family::V4 { "ip_tables_names" } else { "ip6_tables_names" };
-    variant == Variant::Nft || kernel.proc_net(file).is_some_and(|names| !names.trim().is_empty())
+    kernel.proc_net(file).unwrap_or_default()
+}
+
+/// Whether a variant may have chains of ours, found out without reading everybody's rules.
+fn may_have_ours(kernel: &mut dyn Kernel, variant: Variant) -> Result<bool, Error> {
+    match variant {
+        Variant::Legacy => Ok(Family::ALL.iter().any(|family| !legacy_tables(kernel, *family).is_empty())),
+        Variant::Nft => match kernel.program("nft", &["list", "chains"], "") {
+            Ok(text) => Ok(text.contains(&format!("chain {PREFIX}"))),
+            Err(error @ Error::Permission(_)) => Err(error),
+            // There is no nft, or the kernel has no nftables. The save program knows.
+            Err(_) => Ok(true),
+        },
+    }
 }
 
 /// Both variants, as far as they are installed.
@@ -165,11 +206,29 @@ impl Views {
     ///
     /// # Errors
     /// If permission lacks.
-    pub fn take(kernel: &mut dyn Kernel, counters: bool) -> Result<Views, Error> {
-        let mut views = Views::default();
+    pub fn take(kernel: &mut dyn Kernel) -> Result<Views, Error> {
+        Views::of(kernel, Variant::ALL.to_vec(), Scope::All)
+    }
+
+    /// Looks at those that may have chains of ours.
+    ///
+    /// # Errors
+    /// If permission lacks.
+    pub fn take_ours(kernel: &mut dyn Kernel, scope: Scope) -> Result<Views, Error> {
+        let mut variants = Vec::new();
         for variant in Variant::ALL {
+            if may_have_ours(kernel, variant)? {
+                variants.push(variant);
+            }
+        }
+        Views::of(kernel, variants, scope)
+    }
+
+    fn of(kernel: &mut dyn Kernel, variants: Vec<Variant>, scope: Scope) -> Result<Views, Error> {
+        let mut views = Views::default();
+        for variant in variants {
             let Some(tools) = Tools::find(kernel, variant) else { continue };
-            match View::take(kernel, tools, counters) {
+            match View::take(kernel, tools, scope) {
                 Ok(view) => views.views.push(view),
                 Err(error @ (Error::NoProgram { .. } | Error::Program { .. })) => {
                     views.unusable.push(error.to_string());

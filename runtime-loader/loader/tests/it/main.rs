@@ -11,5 +11,6 @@ mod fake;
 mod foreign;
 mod iptables;
 mod iptables_disturbed;
+mod iptables_half;
 mod lan;
 mod node;
