@@ -4,7 +4,7 @@
 //! strace stops the loader at its n-th system call and kills it there. `NETPOLC_KILL_EVERY=1` goes through all of them;
 //! without it every few are tried, other ones for each backend.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test fails by panicking")]
 
 use netpolc_bundle::Backend;
 use netpolc_sandbox::{HostId, NodeSpec, Outcome, PodSpec, Probe, Protocol, Sandbox, Spec, find_program};

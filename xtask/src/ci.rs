@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 const PROGRAMS: &[(&str, &str)] = &[
     ("nft", "nftables"),
     ("ip", "iproute2"),
-    ("/usr/lib/cni/ptp", "containernetworking-plugins"),
     // One package; the tests of rules beside ours use both names.
     ("iptables", "iptables"),
     ("iptables-nft", "iptables"),
     ("iptables-legacy", "iptables"),
     ("ipset", "ipset"),
+    ("strace", "strace"),
     ("unshare", "util-linux"),
     // Not on any path: runtimes are told where plugins are.
     ("/usr/lib/cni/ptp", "containernetworking-plugins"),
@@ -75,7 +75,9 @@ fn install() -> Result<(), String> {
     if !nextest.is_ok_and(|o| o.status.success()) {
         run(cargo().args(["install", "--locked", "cargo-nextest"]))?;
     }
-    println!("nft, ip, iptables, ipset, unshare, the standard CNI plugins and cargo-nextest are here");
+    println!(
+        "nft, ip, iptables, ipset, strace, unshare, the standard CNI plugins and cargo-nextest are here"
+    );
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use netpolc_sandbox::{
 };
 use netpolc_testkit::bundles;
 use netpolc_testkit::pipeline::{compile, model};
+use netpolc_testkit::samples::programs;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -246,21 +247,8 @@ fn text(output: &Output) -> String {
     all
 }
 
-/// The loader's program, built beside this one.
+/// The loader's program.
 fn loader() -> &'static Path {
     static LOADER: OnceLock<PathBuf> = OnceLock::new();
-    LOADER.get_or_init(|| {
-        // target/PROFILE/deps/this
-        let this = std::env::current_exe().unwrap();
-        let profile = this.parent().and_then(Path::parent).unwrap();
-        let mut build = Command::new(env!("CARGO"));
-        build
-            .args(["build", "--quiet", "-p", "netpol-loader", "--target-dir"])
-            .arg(profile.parent().unwrap());
-        if profile.ends_with("release") {
-            build.arg("--release");
-        }
-        assert!(build.status().unwrap().success());
-        profile.join("netpol-loader")
-    })
+    LOADER.get_or_init(|| programs().unwrap().join("netpol-loader"))
 }
