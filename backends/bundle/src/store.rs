@@ -14,8 +14,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 impl Bundle {
-    /// Reads a bundle and checks that its files are as its manifest says; the script is not parsed, see
-    /// [`Bundle::ruleset`].
+    /// Reads a bundle and checks that its files are as its manifest says; the artifacts are not parsed, see
+    /// [`Bundle::read_back`].
     ///
     /// # Errors
     /// If a file is missing, not a plain file, too large, or not as the manifest says.

@@ -1,6 +1,6 @@
 //! One node: plan, emit, read back, prove and bundle, with whatever backends are asked for.
 //!
-//! Command line and agent both come this way, so that what a node enforces does not depend on who compiled it. [`compile`]
+//! Command line and agent both come this way, so that what a node enforces does not depend on who compiled it. [`compile()`]
 //! is what all nodes have in common; [`NodeBuilder`] makes the bundle of one, [`Machines`] reads a bundle back, and
 //! [`NodeJudge`] says what a node does with a packet.
 //!

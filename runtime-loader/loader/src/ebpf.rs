@@ -1,6 +1,6 @@
 //! The backend eBPF.
 //!
-//! [`hook`] is what stands in the way of packets and never changes; a [`generation`] is one version, a program with its
+//! The module `hook` is what stands in the way of packets and never changes; a `generation` is one version, a program with its
 //! maps. Applying makes a new generation beside the old one, and then stores its program into the hook's slot, which is the
 //! one step that packets see, for both families and both directions at once. What was not finished when the loader was
 //! killed is a directory of pins that no slot names; the next run removes it.
