@@ -378,3 +378,43 @@ fn read(path: &str) -> Result<String, Error> {
     };
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step<'a>(program: &'a str, input: &'a str, undo: &'a str) -> Step<'a> {
+        Step { program, args: &["-w", "60"], input, undo }
+    }
+
+    /// With a shell and without: what failed and what came before it is undone in reverse, what comes after is not run.
+    #[test]
+    fn a_step_that_fails_is_undone_with_those_before_it() {
+        let mut ran = Vec::new();
+        let steps = [step("a", "1", "-1"), step("b", "2", "-2"), step("c", "3", "-3")];
+        let done = in_turn(&steps, &mut |step, input| {
+            ran.push(format!("{}{input}", step.program));
+            if input == "2" { Err(Error::Busy(String::new())) } else { Ok(()) }
+        });
+        assert!(done.is_err());
+        assert_eq!(ran, ["a1", "b2", "b-2", "a-1"]);
+    }
+
+    #[test]
+    fn a_shell_gets_numbers_of_files_and_no_texts() {
+        let open = |text: &str| memory(text, MFdFlags::MFD_CLOEXEC).unwrap();
+        let files = [[open("1"), open("-1")], [open("2"), open("-2")]];
+        let [[a, b], [c, d]] = files.each_ref().map(|pair| pair.each_ref().map(File::as_raw_fd));
+        let steps = [step("x", "1", "-1"), step("y", "2", "-2")];
+        let of = |names: [&str; 2]| shell_script(&names.map(PathBuf::from), &steps, &files);
+        let fd = "</proc/self/fd/";
+        let quiet = ">/dev/null 2>&1";
+        let wanted = format!(
+            "/s/x -w 60 {fd}{a} || {{ /s/x -w 60 {fd}{b} {quiet}; exit 1; }}\n\
+             /s/y -w 60 {fd}{c} || {{ /s/y -w 60 {fd}{d} {quiet}; /s/x -w 60 {fd}{b} {quiet}; exit 2; }}\n"
+        );
+        assert_eq!(of(["/s/x", "/s/y"]), Some(wanted));
+        assert_eq!(of(["/s/x", "/s/$(y)"]), None);
+        assert_eq!(of(["/s/x", "/a folder/y"]), None);
+    }
+}

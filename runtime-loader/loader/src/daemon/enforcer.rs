@@ -97,8 +97,8 @@ impl Enforcer for ThisKernel {
     }
 
     fn look(&mut self, form: &Bundle, established: Established) -> Result<Report, Error> {
-        // With other backends it is the rules themselves that differ between cutting and keeping.
-        if self.last != Some(Backend::Nftables) {
+        // Under eBPF it is the program itself that differs between cutting and keeping.
+        if matches!(self.last, None | Some(Backend::Ebpf)) {
             return self.apply(form, established);
         }
         let report = self.apply(form, Established::Keep)?;

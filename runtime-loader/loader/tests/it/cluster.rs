@@ -62,9 +62,14 @@ pub(crate) fn c() -> String {
 
 /// The bundle of node alpha.
 pub(crate) fn compiled(policies: &str) -> Bundle {
+    compiled_for(policies, &[Backend::Nftables, Backend::Iptables])
+}
+
+/// As [`compiled`], for other backends.
+pub(crate) fn compiled_for(policies: &str, backends: &[Backend]) -> Bundle {
     let compiled = compile(model(&[("cluster.yaml", world() + policies)]).unwrap()).unwrap();
     let labels = Labels::of_policies(&compiled.model);
-    let backends = [Backend::Nftables, Backend::Iptables];
+    let backends = backends.iter().copied();
     let mut builder = NodeBuilder::new(&compiled.model, &compiled.matrix, &labels, backends, "");
     let host = compiled.matrix.hosts.iter().find(|(_, data)| data.name == "alpha").unwrap().0;
     builder.build(host).unwrap().bundle

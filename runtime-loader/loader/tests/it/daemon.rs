@@ -1,8 +1,9 @@
 //! The daemon: a real process in a network namespace of its own, and clients of its socket.
 
+use crate::cluster;
 use crate::common::{Dir, LOADER, Netns, a, b, bundle, bundle_with, fresh, unique};
 use netpolc_bundle::wire::{self, FromLoader, Network, ToLoader};
-use netpolc_bundle::{Artifact, Bundle};
+use netpolc_bundle::{Artifact, Backend, Bundle};
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
@@ -188,6 +189,47 @@ fn what_another_hand_changes_is_repaired_and_counted() {
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(repairs(), 3);
     assert_eq!(netns.tables(), fresh(&a()));
+}
+
+/// A look changes nothing that is as it should be, and makes anew what is gone, whatever enforces it.
+fn check_looks(backend: Backend) {
+    let (netns, dir) = (Netns::new(), dir());
+    netns.sh("ip link set lo up");
+    let daemon = Daemon::start(&netns, &dir, &[&format!("--backend={backend}")]);
+    let bundle = cluster::compiled_for(&cluster::a(), &Backend::ALL);
+    let mut stream = daemon.connect();
+    wire::send_bundle(&mut stream, &bundle).unwrap();
+    let answer: FromLoader = wire::receive(&mut stream).unwrap().unwrap();
+    assert!(matches!(&answer, FromLoader::Done { .. }), "{backend}: {answer:?}");
+    let status = || match daemon.ask(&ToLoader::Status) {
+        FromLoader::Status(status) => status,
+        other => panic!("{other:?}"),
+    };
+    let version = status()["version"].clone();
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(status()["daemon"]["repairs"], 0, "{backend}: {}", daemon.log());
+    netns.load(&["remove"], 0);
+    wait("repair", || status()["daemon"]["repairs"].as_u64() >= Some(1));
+    let after = status();
+    assert_eq!((&after["in_force"], &after["version"]), (&true.into(), &version), "{backend}");
+    assert_eq!(after["backend"], backend.to_string());
+    drop(daemon);
+    netns.load(&["remove"], 0);
+}
+
+#[test]
+fn looks_with_nftables() {
+    check_looks(Backend::Nftables);
+}
+
+#[test]
+fn looks_with_iptables() {
+    check_looks(Backend::Iptables);
+}
+
+#[test]
+fn looks_with_ebpf() {
+    check_looks(Backend::Ebpf);
 }
 
 #[test]
