@@ -209,7 +209,7 @@ fn addresses(end: &str, model: &Model) -> Result<Vec<IpAddr>, String> {
     pod.or_else(node).ok_or_else(|| format!("there is no {end}"))
 }
 
-/// The folder with the programs `netpolc` and `netpol-loader`, built from the sources as they are now by the cargo that
+/// The folder with the programs `netpolc`, `netpol-loader`, `netpol-agent` and `netpol-cni`, built from the sources as they are now by the cargo that
 /// runs the tests. `NETPOLC_BIN_DIR` names a folder with programs to take as they are instead.
 ///
 /// # Errors
@@ -227,7 +227,10 @@ pub fn programs() -> Result<PathBuf, String> {
         None => return Err("a target directory without a profile".to_owned()),
     };
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "--package", "netpolc", "--package", "netpol-loader", "--bins"]);
+    cargo.args(["build", "--quiet", "--bins"]);
+    for package in ["netpolc", "netpol-loader", "netpol-agent", "netpol-cni"] {
+        cargo.args(["--package", package]);
+    }
     cargo.args(["--profile", profile, "--target-dir"]).args(dir.parent());
     let done = cargo.current_dir(repository()).output().map_err(|e| format!("cargo: {e}"))?;
     if !done.status.success() {

@@ -4,12 +4,14 @@ use crate::http::{self, Request};
 use crate::state::{Resource, State};
 use serde_json::{Value, json};
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+/// How often is looked whether someone wants to connect.
+const LOOK: Duration = Duration::from_millis(2);
 /// How long a connection waits for its client.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -43,12 +45,21 @@ pub struct Standin {
 }
 
 impl Standin {
-    /// Starts a server without objects.
+    /// Starts a server without objects on the loopback interface.
     ///
     /// # Errors
     /// If the loopback interface cannot be used.
     pub fn start() -> io::Result<Standin> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
+        Standin::start_on(Ipv4Addr::LOCALHOST.into())
+    }
+
+    /// Starts a server without objects on an address of the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// If the address cannot be used.
+    pub fn start_on(address: IpAddr) -> io::Result<Standin> {
+        let listener = TcpListener::bind((address, 0))?;
+        listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared::default());
         let for_thread = Arc::clone(&shared);
@@ -66,8 +77,17 @@ impl Standin {
     /// # Errors
     /// If it cannot be written.
     pub fn kubeconfig(&self, dir: &Path) -> io::Result<PathBuf> {
+        self.kubeconfig_for(self.address.ip(), dir)
+    }
+
+    /// The same for clients that reach it at another of its addresses.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn kubeconfig_for(&self, address: IpAddr, dir: &Path) -> io::Result<PathBuf> {
+        let server = format!("http://{}", SocketAddr::new(address, self.address.port()));
         let config = json!({ "apiVersion": "v1", "kind": "Config", "current-context": "c",
-            "clusters": [{ "name": "c", "cluster": { "server": self.url() } }],
+            "clusters": [{ "name": "c", "cluster": { "server": server } }],
             "users": [{ "name": "c", "user": {} }],
             "contexts": [{ "name": "c", "context": { "cluster": "c", "user": "c" } }] });
         let path = dir.join("kubeconfig");
@@ -154,8 +174,6 @@ impl Standin {
 impl Drop for Standin {
     fn drop(&mut self) {
         self.change(|s| s.stopping = true);
-        // Wakes the thread that accepts.
-        let _ = TcpStream::connect_timeout(&self.address, Duration::from_secs(1));
         if let Some(thread) = self.accepting.take() {
             let _ = thread.join();
         }
@@ -164,11 +182,12 @@ impl Drop for Standin {
 
 fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     let mut threads: Vec<JoinHandle<()>> = Vec::new();
-    for stream in listener.incoming() {
-        if shared.lock().stopping {
-            break;
-        }
-        let Ok(stream) = stream else { continue };
+    while !shared.lock().stopping {
+        // Nobody who stops the server can wake this thread by a connection: it may live in another network namespace.
+        let Ok((stream, _)) = listener.accept() else {
+            std::thread::sleep(LOOK);
+            continue;
+        };
         threads.retain(|t| !t.is_finished());
         let shared = Arc::clone(shared);
         threads.push(std::thread::spawn(move || {

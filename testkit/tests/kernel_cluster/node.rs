@@ -1,0 +1,257 @@
+//! A node: a network namespace with the real daemons, and a runtime that calls the real plugins.
+
+use crate::lan::{Lan, OUTSIDE, addrs};
+use crate::netns::Netns;
+use crate::server::Server;
+use netpolc_bundle::Backend;
+use serde_json::{Value, json};
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+/// Where Debian's package containernetworking-plugins has them.
+const PLUGINS: &str = "/usr/lib/cni";
+/// A user without any privilege, as in the manifest.
+const NOBODY: &str = "65532";
+
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) number: u8,
+    pub(crate) netns: Netns,
+    backend: Backend,
+    programs: PathBuf,
+    dir: PathBuf,
+    kubeconfig: PathBuf,
+    loader: Option<Child>,
+    agent: Option<Child>,
+    _server: Server,
+}
+
+impl Node {
+    /// A node without daemons. Its directories are below `dir`.
+    pub(crate) fn new(
+        lan: &Lan,
+        number: u8,
+        dir: &Path,
+        programs: &Path,
+        kubeconfig: &Path,
+        backend: Backend,
+    ) -> Node {
+        let name = format!("n{number}");
+        let (netns, dir) = (Netns::new(), dir.join(&name));
+        fs::create_dir_all(dir.join("bin")).unwrap();
+        for plugin in ["ptp", "host-local", "portmap"] {
+            symlink(Path::new(PLUGINS).join(plugin), dir.join("bin").join(plugin)).unwrap();
+        }
+        let server = Server::start(&netns, &name);
+        lan.plug(&netns, number);
+        let [v4, v6] = addrs(OUTSIDE);
+        netns.sh(&format!("ip route add default via {v4}; ip -6 route add default via {v6}"));
+        Node {
+            name,
+            number,
+            netns,
+            backend,
+            programs: programs.to_owned(),
+            dir,
+            kubeconfig: kubeconfig.to_owned(),
+            loader: None,
+            agent: None,
+            _server: server,
+        }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.dir.join(name).to_str().unwrap().to_owned()
+    }
+
+    fn program(&self, name: &str) -> String {
+        self.programs.join(name).to_str().unwrap().to_owned()
+    }
+
+    fn log(&self, name: &str) -> File {
+        File::options().create(true).append(true).open(self.dir.join(name)).unwrap()
+    }
+
+    /// What the daemons said so far.
+    pub(crate) fn logs(&self) -> String {
+        let read = |name: &str| fs::read_to_string(self.dir.join(name)).unwrap_or_default();
+        format!(
+            "== {} loader\n{}== {} agent\n{}",
+            self.name,
+            read("loader.log"),
+            self.name,
+            read("agent.log")
+        )
+    }
+
+    pub(crate) fn start_loader(&mut self) {
+        let mut command = self.netns.command(&self.program("netpol-loader"));
+        command.args(["run", "--cni=ptp", "--interval=0.5", "--socket-group", NOBODY]);
+        command.arg(format!("--backend={}", self.backend));
+        for (flag, name) in [
+            ("socket", "run/loader.sock"),
+            ("agent-socket", "run/agent.sock"),
+            ("state", "state"),
+            ("cni-conf-dir", "conf"),
+            ("cni-bin-dir", "bin"),
+            ("ipam-dir", "ipam"),
+        ] {
+            command.arg(format!("--{flag}={}", self.path(name)));
+        }
+        command.arg(format!("--cni-plugin={}", self.program("netpol-cni")));
+        self.loader = Some(command.stdin(Stdio::null()).stderr(self.log("loader.log")).spawn().unwrap());
+    }
+
+    pub(crate) fn start_agent(&mut self) {
+        let mut command = self.netns.command("setpriv");
+        command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", "--bounding-set=-all"]);
+        command.args(["--inh-caps=-all", "--no-new-privs"]).arg(self.program("netpol-agent"));
+        command.args(["--cni=ptp", "--metrics-listen=off", "--node", &self.name, "--kubeconfig"]);
+        command.arg(&self.kubeconfig).arg(format!("--backend={}", self.backend));
+        command.env_remove("KUBERNETES_SERVICE_HOST");
+        for (flag, name) in [
+            ("loader-socket", "run/loader.sock"),
+            ("socket", "run/agent.sock"),
+            ("state", "run/agent-state.json"),
+        ] {
+            command.arg(format!("--{flag}={}", self.path(name)));
+        }
+        self.agent = Some(command.stdin(Stdio::null()).stderr(self.log("agent.log")).spawn().unwrap());
+    }
+
+    pub(crate) fn kill_loader(&mut self) {
+        kill(&mut self.loader);
+    }
+
+    pub(crate) fn kill_agent(&mut self) {
+        kill(&mut self.agent);
+    }
+
+    /// Runs the loader once, to its end.
+    pub(crate) fn loader(&self, args: &[&str]) -> String {
+        let output = self.netns.command(&self.program("netpol-loader")).args(args).output().unwrap();
+        String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+    }
+
+    /// Calls the plugins of the configuration that is there, each with the result of those before it, as runtimes do;
+    /// the answer is the result of the last, or what the first that failed said.
+    pub(crate) fn cni(&self, command: &str, pod: &Sandbox) -> Result<Value, String> {
+        let file = self.dir.join("conf/10-netpolc.conflist");
+        let text = fs::read(&file).map_err(|error| format!("no network yet: {error}"))?;
+        let conf: Value = serde_json::from_slice(&text).unwrap();
+        let mut plugins = conf["plugins"].as_array().unwrap().clone();
+        if command == "DEL" {
+            plugins.reverse();
+        }
+        let mut result = pod.result.clone();
+        for plugin in &plugins {
+            let mut input = json!({ "cniVersion": conf["cniVersion"], "name": conf["name"] });
+            let fields = input.as_object_mut().unwrap();
+            fields.extend(plugin.as_object().unwrap().clone());
+            fields.shift_remove("capabilities");
+            if let Some(result) = &result {
+                fields.insert("prevResult".into(), result.clone());
+            }
+            let output = self.plugin(command, pod, plugin["type"].as_str().unwrap(), &input)?;
+            if command == "ADD" {
+                result = Some(serde_json::from_str(&output).map_err(|e| format!("{plugin}: {e}"))?);
+            }
+        }
+        Ok(result.unwrap_or_default())
+    }
+
+    fn plugin(&self, command: &str, pod: &Sandbox, name: &str, input: &Value) -> Result<String, String> {
+        let mut child = self.netns.command(&self.path(&format!("bin/{name}")));
+        let (namespace, pod_name) = pod.pod.split_once('/').unwrap();
+        child.env("CNI_COMMAND", command).env("CNI_CONTAINERID", &pod.netns.0).env("CNI_IFNAME", "eth0");
+        child.env("CNI_NETNS", pod.netns.path()).env("CNI_PATH", self.path("bin"));
+        child.env(
+            "CNI_ARGS",
+            format!(
+                "IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={pod_name};\
+                 K8S_POD_INFRA_CONTAINER_ID={};K8S_POD_UID={}",
+                pod.netns.0, pod.uid
+            ),
+        );
+        let child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let mut child = child.unwrap();
+        // A plugin may end before it has read everything.
+        let _ = child.stdin.take().unwrap().write_all(input.to_string().as_bytes());
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        if output.status.success() { Ok(said) } else { Err(format!("{name} {command}: {said}")) }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.kill_agent();
+        self.kill_loader();
+        // What is pinned would keep the namespace alive.
+        self.loader(&["remove"]);
+    }
+}
+
+fn kill(child: &mut Option<Child>) {
+    if let Some(mut child) = child.take() {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+/// A pod's network namespace as a runtime knows it.
+pub(crate) struct Sandbox {
+    pub(crate) netns: Netns,
+    pub(crate) pod: String,
+    pub(crate) uid: String,
+    pub(crate) result: Option<Value>,
+    /// IPv4, then IPv6.
+    pub(crate) addrs: Vec<IpAddr>,
+}
+
+impl Sandbox {
+    pub(crate) fn new(pod: &str, uid: &str) -> Sandbox {
+        let netns = Netns::new();
+        // A pod's addresses are used at once here, without waiting whether others have them.
+        netns.sh("sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0");
+        Sandbox { netns, pod: pod.to_owned(), uid: uid.to_owned(), result: None, addrs: Vec::new() }
+    }
+
+    /// Gives the pod its network; tries again as kubelet does.
+    pub(crate) fn add(&mut self, node: &Node, patience: Duration) {
+        let end = Instant::now() + patience;
+        loop {
+            match node.cni("ADD", self) {
+                Ok(result) => {
+                    let ips = result["ips"].as_array().unwrap().iter();
+                    let addr =
+                        |ip: &Value| ip["address"].as_str().unwrap().split('/').next().unwrap().parse();
+                    self.addrs = ips.map(|ip| addr(ip).unwrap()).collect();
+                    self.addrs.sort();
+                    self.result = Some(result);
+                    return;
+                }
+                Err(error) => {
+                    assert!(Instant::now() < end, "{}: {error}\n{}", self.pod, node.logs());
+                    let _ = node.cni("DEL", self);
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+            }
+        }
+    }
+}
+
+/// Puts the programs where anyone may start them.
+pub(crate) fn install(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for name in ["netpol-loader", "netpol-agent", "netpol-cni"] {
+        if fs::hard_link(from.join(name), to.join(name)).is_err() {
+            fs::copy(from.join(name), to.join(name)).unwrap();
+        }
+    }
+}
