@@ -143,7 +143,7 @@ fn run(command: Command) -> Result<u8, Error> {
             return Ok(u8::from(!status.in_force));
         }
         Command::Remove { cni, files, state } => {
-            let removed = remove::remove(&mut kernel)?;
+            let removed = [remove::remove(&mut kernel)?, node::open_all()?].concat();
             answer(&match removed.as_slice() {
                 [] => "unchanged: there is nothing of netpolc\n".to_owned(),
                 names => format!("removed: {}\n", names.join(", ")),

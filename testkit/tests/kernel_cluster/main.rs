@@ -7,6 +7,7 @@ mod lan;
 mod netns;
 mod node;
 mod objects;
+mod race;
 mod rig;
 mod server;
 mod services;

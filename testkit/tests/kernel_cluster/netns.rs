@@ -42,15 +42,20 @@ impl Netns {
 
     /// Runs something inside, in a thread of its own.
     pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let file = File::open(self.path()).unwrap();
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                setns(file, CloneFlags::CLONE_NEWNET).unwrap();
-                work()
-            });
-            thread.join().unwrap()
-        })
+        inside(&self.path(), work)
     }
+}
+
+/// Runs something in the network namespace of a path, in a thread of its own.
+pub(crate) fn inside<T: Send>(path: &str, work: impl FnOnce() -> T + Send) -> T {
+    let file = File::open(path).unwrap();
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            setns(file, CloneFlags::CLONE_NEWNET).unwrap();
+            work()
+        });
+        thread.join().unwrap()
+    })
 }
 
 impl Drop for Netns {

@@ -5,12 +5,14 @@ use crate::netns::Netns;
 use crate::server::Server;
 use netpolc_bundle::Backend;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::net::IpAddr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// Where Debian's package containernetworking-plugins has them.
@@ -28,6 +30,8 @@ pub(crate) struct Node {
     kubeconfig: PathBuf,
     loader: Option<Child>,
     agent: Option<Child>,
+    /// How long each `ADD` of each plugin took.
+    times: Mutex<BTreeMap<String, Vec<Duration>>>,
     _server: Server,
 }
 
@@ -61,6 +65,7 @@ impl Node {
             kubeconfig: kubeconfig.to_owned(),
             loader: None,
             agent: None,
+            times: Mutex::default(),
             _server: server,
         }
     }
@@ -157,8 +162,10 @@ impl Node {
             if let Some(result) = &result {
                 fields.insert("prevResult".into(), result.clone());
             }
-            let output = self.plugin(command, pod, plugin["type"].as_str().unwrap(), &input)?;
+            let (name, began) = (plugin["type"].as_str().unwrap(), Instant::now());
+            let output = self.plugin(command, pod, name, &input)?;
             if command == "ADD" {
+                self.times.lock().unwrap().entry(name.to_owned()).or_default().push(began.elapsed());
                 result = Some(serde_json::from_str(&output).map_err(|e| format!("{plugin}: {e}"))?);
             }
         }
@@ -244,6 +251,22 @@ impl Sandbox {
             }
         }
     }
+}
+
+/// What the `ADD` of each plugin cost, over all nodes.
+pub(crate) fn plugin_times(nodes: &[Node]) -> String {
+    let mut all: BTreeMap<String, Vec<Duration>> = BTreeMap::new();
+    for node in nodes {
+        for (name, times) in node.times.lock().unwrap().iter() {
+            all.entry(name.clone()).or_default().extend(times);
+        }
+    }
+    let line = |(name, times): (&String, &mut Vec<Duration>)| {
+        times.sort();
+        let at = |share: usize| times[(times.len() - 1) * share / 100].as_secs_f64() * 1000.0;
+        format!("ADD of {name}: p50 {:.1} ms, p99 {:.1} ms of {}\n", at(50), at(99), times.len())
+    };
+    all.iter_mut().map(line).collect()
 }
 
 /// Puts the programs where anyone may start them.

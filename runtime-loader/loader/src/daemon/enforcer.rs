@@ -2,12 +2,15 @@
 
 use super::audit::audited;
 use crate::apply::{self, Outcome, Report};
+use crate::conntrack::Connection;
 use crate::cut::Established;
 use crate::kernel::{Kernel as _, System};
 use crate::routes::Routes;
 use crate::status::{self, Status};
 use crate::{Error, dataplane, generation};
+use netpolc_bundle::nft::Family;
 use netpolc_bundle::{Backend, Bundle, IR, PROVENANCE};
+use std::net::IpAddr;
 
 /// Brings bundles into force.
 pub trait Enforcer: Send {
@@ -29,6 +32,12 @@ pub trait Enforcer: Send {
     /// # Errors
     /// As there.
     fn look(&mut self, form: &Bundle, established: Established) -> Result<Report, Error>;
+
+    /// Ends the connections of addresses that no pod has any more, so that the next pod with one of them takes up none.
+    ///
+    /// # Errors
+    /// If the kernel's table of connections cannot be read.
+    fn end_connections(&mut self, of: &[IpAddr]) -> Result<(), Error>;
 
     /// What is in force.
     ///
@@ -109,6 +118,12 @@ impl Enforcer for ThisKernel {
                 Ok(Report { cut: again.cut, notes: [report.notes, again.notes].concat(), ..report })
             }
         }
+    }
+
+    fn end_connections(&mut self, of: &[IpAddr]) -> Result<(), Error> {
+        let mut theirs = |c: &Connection| of.contains(&c.source) || of.contains(&c.destination);
+        let done = System::new().cut(&[Family::Ip, Family::Ip6], &mut theirs);
+        done.map(|_| ()).map_err(|error| Error::io("the table of connections", error))
     }
 
     fn status(&mut self) -> Result<Status, Error> {

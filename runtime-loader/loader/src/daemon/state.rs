@@ -158,7 +158,12 @@ impl State {
         }
         inner.held = Some(Held { form, since, unsaved: None });
         match inner.apply(self.manner.established) {
-            Ok(report) => said(Level::Info, "resumed", &report),
+            Ok(report) => {
+                said(Level::Info, "resumed", &report);
+                if let Err(error) = inner.open(self.manner.audit) {
+                    inner.fault(Part::Node, &error);
+                }
+            }
             Err(error) => {
                 inner.counters.failures += 1;
                 inner.fault(Part::Rules, &error);
@@ -198,6 +203,8 @@ impl State {
         if report.outcome != Outcome::Unchanged {
             said(Level::Info, "applied", &report);
         }
+        // Addresses open after their policies are in force. Whoever waits for that must not be told before.
+        inner.open(self.manner.audit)?;
         Ok(report)
     }
 
@@ -325,6 +332,19 @@ impl Inner {
     fn apply(&mut self, established: Established) -> Result<Report, Error> {
         let Some(held) = &self.held else { return Err(Error::Incomplete("there is no bundle".into())) };
         self.enforcer.apply(&held.form, established)
+    }
+
+    /// Lets packets of the bundle's pods pass, and no longer those of addresses that have none any more.
+    fn open(&mut self, audit: bool) -> Result<(), Error> {
+        let Some(held) = self.held.as_ref().filter(|_| !audit && self.node.mode() == CniMode::Ptp) else {
+            return Ok(());
+        };
+        let pods = held.form.bindings()?.pods.into_iter();
+        let gone = self.node.open(pods.flat_map(|pod| pod.addresses).collect())?;
+        if !gone.is_empty() {
+            self.enforcer.end_connections(&gone)?;
+        }
+        Ok(())
     }
 
     fn look_at_rules(&mut self, established: Established) {

@@ -6,7 +6,8 @@
 
 use super::cidr::{Cidr, outermost};
 use super::program::{find, run};
-use crate::{Error, generation};
+use super::tables::Tables;
+use crate::Error;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
@@ -30,15 +31,16 @@ struct Rule {
     not_to: Vec<Cidr>,
 }
 
-/// What we did, so that we can tell whether it is still so.
-#[derive(Debug, Default)]
+/// Keeps it so.
+#[derive(Debug)]
 pub struct Masquerade {
-    /// The number of nftables' last transaction when all was well.
-    generation: Option<u32>,
-    /// For what ranges.
-    rules: BTreeMap<&'static str, Rule>,
-    /// What nft listed after the tables were made.
-    listed: BTreeMap<&'static str, String>,
+    tables: Tables,
+}
+
+impl Default for Masquerade {
+    fn default() -> Masquerade {
+        Masquerade { tables: Tables::new(TABLE) }
+    }
 }
 
 impl Masquerade {
@@ -47,78 +49,36 @@ impl Masquerade {
     /// # Errors
     /// If the programs refuse.
     pub fn converge(&mut self, pods: &[Cidr], cluster: &[Cidr]) -> Result<Vec<String>, Error> {
-        let rules = rules(pods, cluster);
-        let now = generation::current().ok();
-        if now.is_some() && now == self.generation && rules == self.rules {
-            return Ok(Vec::new());
-        }
-        let Some(nft) = find(&["nft"]) else {
-            // The number says nothing of iptables.
-            self.generation = None;
-            return by_iptables(pods, cluster);
-        };
-        let changes = self.by_nft(&nft, &rules)?;
-        // If something has changed meanwhile, the next look finds another number.
-        self.generation = if changes.is_empty() { now } else { None };
-        self.rules = rules;
-        Ok(changes)
+        let Some(nft) = find(&["nft"]) else { return by_iptables(pods, cluster) };
+        let bodies =
+            rules(pods, cluster).iter().map(|(family, rule)| (*family, body(family, rule))).collect();
+        self.tables.converge(&nft, &bodies)
     }
+}
 
-    fn by_nft(&mut self, nft: &Path, rules: &BTreeMap<&'static str, Rule>) -> Result<Vec<String>, Error> {
-        let mut changes = Vec::new();
-        for family in ["ip", "ip6"] {
-            let list = ["list", "table", family, TABLE];
-            let there = run(nft, &list, "").ok();
-            match (rules.get(family), there) {
-                (None, None) => {}
-                (None, Some(_)) => {
-                    run(nft, &["delete", "table", family, TABLE], "")?;
-                    changes.push(format!("table {family} {TABLE} deleted"));
-                }
-                (Some(rule), there) => {
-                    let same =
-                        self.rules.get(family) == Some(rule) && there.as_ref() == self.listed.get(family);
-                    if same && there.is_some() {
-                        continue;
-                    }
-                    run(nft, &["-f", "-"], &script(family, rule))?;
-                    let listed = run(nft, &list, "")?;
-                    // A predecessor may have made the very same.
-                    if there.as_ref() != Some(&listed) {
-                        changes.push(format!("table {family} {TABLE} made"));
-                    }
-                    self.listed.insert(family, listed);
-                }
-            }
-        }
-        Ok(changes)
-    }
+/// The outermost of these ranges by family, for families that have any.
+pub(super) fn of_families(ranges: &[Cidr]) -> BTreeMap<&'static str, Vec<Cidr>> {
+    let of = |ipv4: bool| outermost(ranges.iter().copied().filter(|range| range.is_ipv4() == ipv4));
+    [("ip", of(true)), ("ip6", of(false))].into_iter().filter(|(_, ranges)| !ranges.is_empty()).collect()
 }
 
 fn rules(pods: &[Cidr], cluster: &[Cidr]) -> BTreeMap<&'static str, Rule> {
     let multicast = MULTICAST.iter().filter_map(|text| Cidr::parse(text));
-    let all: Vec<Cidr> = outermost(pods.iter().chain(cluster).copied().chain(multicast));
-    let of = |ipv4: bool| {
-        let from = outermost(pods.iter().copied().filter(|range| range.is_ipv4() == ipv4));
-        let not_to = all.iter().copied().filter(|range| range.is_ipv4() == ipv4).collect();
-        (!from.is_empty()).then_some(Rule { from, not_to })
-    };
-    [("ip", of(true)), ("ip6", of(false))]
-        .into_iter()
-        .filter_map(|(name, rule)| Some((name, rule?)))
-        .collect()
+    let all: Vec<Cidr> = pods.iter().chain(cluster).copied().chain(multicast).collect();
+    let mut not_to = of_families(&all);
+    let rule = |(family, from)| (family, Rule { from, not_to: not_to.remove(family).unwrap_or_default() });
+    of_families(pods).into_iter().map(rule).collect()
 }
 
-fn joined(ranges: &[Cidr]) -> String {
+pub(super) fn joined(ranges: &[Cidr]) -> String {
     ranges.iter().map(Cidr::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// The table of one family, made anew in one transaction.
-fn script(family: &str, rule: &Rule) -> String {
+/// What is in the table of one family.
+fn body(family: &str, rule: &Rule) -> String {
     format!(
-        "table {family} {TABLE} {{\n}}\ndelete table {family} {TABLE}\ntable {family} {TABLE} {{\n\tchain postrouting {{\n\
-         \t\ttype nat hook postrouting priority 100; policy accept;\n\
-         \t\t{family} saddr {{ {} }} {family} daddr != {{ {} }} masquerade fully-random\n\t}}\n}}\n",
+        "\tchain postrouting {{\n\t\ttype nat hook postrouting priority 100; policy accept;\n\
+         \t\t{family} saddr {{ {} }} {family} daddr != {{ {} }} masquerade fully-random\n\t}}\n",
         joined(&rule.from),
         joined(&rule.not_to)
     )
@@ -196,13 +156,7 @@ fn without(program: &str, tool: &Path) -> Result<Option<String>, Error> {
 pub fn remove() -> Result<Vec<String>, Error> {
     let mut done = Vec::new();
     if let Some(nft) = find(&["nft"]) {
-        for family in ["ip", "ip6"] {
-            if run(&nft, &["list", "table", family, TABLE], "").is_ok() {
-                run(&nft, &["delete", "table", family, TABLE], "")?;
-                done.push(format!("table {family} {TABLE} deleted"));
-            }
-        }
-        return Ok(done);
+        return Tables::new(TABLE).remove(&nft);
     }
     for program in ["iptables", "ip6tables"] {
         if let Some(tool) = find(&[program]) {
@@ -222,9 +176,9 @@ mod tests {
         let pods = parse(&["10.244.1.0/24", "fd00:1::/64"]);
         let cluster = parse(&["10.244.0.0/16", "172.18.0.2", "172.18.0.3"]);
         let rules = rules(&pods, &cluster);
-        let text = script("ip", &rules["ip"]);
+        let text = body("ip", &rules["ip"]);
         assert!(text.contains("ip saddr { 10.244.1.0/24 } ip daddr != { 10.244.0.0/16, 172.18.0.2/32, 172.18.0.3/32, 224.0.0.0/4 } masquerade"), "{text}");
-        let text = script("ip6", &rules["ip6"]);
+        let text = body("ip6", &rules["ip6"]);
         assert!(
             text.contains("ip6 saddr { fd00:1::/64 } ip6 daddr != { fd00:1::/64, ff00::/8 } masq"),
             "{text}"

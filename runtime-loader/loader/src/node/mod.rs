@@ -4,12 +4,14 @@
 
 pub mod chain;
 pub mod cidr;
+pub mod closed;
 pub mod conflist;
 pub mod files;
 pub mod masquerade;
 pub mod program;
 pub mod routes;
 pub mod sysctl;
+pub mod tables;
 
 use crate::Error;
 use chain::Place;
@@ -18,9 +20,10 @@ use clap::{Args, ValueEnum};
 use conflist::Conf;
 use masquerade::Masquerade;
 use netpolc_bundle::wire::{AGENT_SOCKET, Network};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use tables::Tables;
 
 /// Most ranges and routes of a [`Network`]. Ours: Kubernetes is made for 5,000 nodes of two families.
 pub const RANGES: usize = 16_384;
@@ -102,12 +105,24 @@ pub struct Node {
     options: NodeOptions,
     backup_dir: PathBuf,
     masquerade: Masquerade,
+    closed: Tables,
+    /// This node's ranges of pods, once they are known.
+    pods: Vec<Cidr>,
+    /// The addresses of this node that have a pod whose policies are in force; `None` until a bundle is.
+    known: Option<BTreeSet<IpAddr>>,
 }
 
 impl Node {
     /// The node's network, with a directory for what must be remembered.
     pub fn new(options: NodeOptions, state: &Path) -> Node {
-        Node { options, backup_dir: backup_dir(state), masquerade: Masquerade::default() }
+        Node {
+            options,
+            backup_dir: backup_dir(state),
+            masquerade: Masquerade::default(),
+            closed: Tables::new(closed::TABLE),
+            pods: Vec::new(),
+            known: None,
+        }
     }
 
     /// What is done about it.
@@ -130,6 +145,30 @@ impl Node {
             (CniMode::Chain, _) => Ok(self.chain()),
             (CniMode::Ptp, Some(network)) => check(network).map(|wanted| self.ptp(&wanted)),
         }
+    }
+
+    /// Opens these addresses of the node's ranges, and closes all others ([`closed`]); gives those that were open before.
+    /// For bundles that are in force.
+    ///
+    /// # Errors
+    /// If nft refuses.
+    pub fn open(&mut self, known: BTreeSet<IpAddr>) -> Result<Vec<IpAddr>, Error> {
+        if self.known.as_ref() == Some(&known) {
+            return Ok(Vec::new());
+        }
+        let before = self.known.replace(known).unwrap_or_default();
+        if let Err(error) = self.close_others() {
+            // So that the next try does not take it for done.
+            self.known = Some(before);
+            return Err(error);
+        }
+        let known = self.known.as_ref();
+        Ok(before.into_iter().filter(|addr| known.is_none_or(|now| !now.contains(addr))).collect())
+    }
+
+    fn close_others(&mut self) -> Result<Vec<String>, Error> {
+        let (Some(known), Some(nft)) = (&self.known, program::find(&["nft"])) else { return Ok(Vec::new()) };
+        self.closed.converge(&nft, &closed::bodies(&self.pods, known))
     }
 
     fn chain(&mut self) -> Outcome {
@@ -164,6 +203,14 @@ impl Node {
         match self.masquerade.converge(&wanted.pods, &wanted.cluster) {
             Ok(changes) => outcome.changes.extend(changes),
             Err(error) => outcome.faults.push(format!("masquerade: {error}")),
+        }
+        self.pods.clone_from(&wanted.pods);
+        match self.close_others() {
+            Ok(changes) => outcome.changes.extend(changes),
+            Err(error) => outcome.faults.push(format!("closing addresses without a pod: {error}")),
+        }
+        if program::find(&["nft"]).is_none() {
+            outcome.notes.push("without nft, addresses that no pod has yet are not closed".to_owned());
         }
         // The configuration comes last: with it the runtime begins to start pods.
         if self.install(&mut outcome) {
@@ -220,6 +267,14 @@ impl Node {
             outcome.notes.push(format!("runtimes take {} and not ours", other.display()));
         }
     }
+}
+
+/// Opens all addresses again; what there was.
+///
+/// # Errors
+/// If nft refuses.
+pub fn open_all() -> Result<Vec<String>, Error> {
+    program::find(&["nft"]).map_or(Ok(Vec::new()), |nft| Tables::new(closed::TABLE).remove(&nft))
 }
 
 /// Takes out all that a [`Node`] makes but switches of the kernel, which others rely on by now; what there was.

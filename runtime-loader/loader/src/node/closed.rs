@@ -1,0 +1,58 @@
+//! Addresses of the node's ranges of pods that no bundle binds are closed: nothing is forwarded from them or to them.
+//!
+//! A pod has its address before anybody can know its policies: the plugin that gives it one is called before ours. What
+//! the pod sends until its `ADD` has returned, and what is sent to it, is dropped here; so is what comes with an address
+//! that no pod has any more. The rules of policies do not know such addresses and take them for hosts outside.
+//!
+//! By tables of nftables of our own, whatever enforces the policies. Packets between the node and its pods are not
+//! forwarded, and so not concerned.
+
+use super::cidr::Cidr;
+use super::masquerade::{joined, of_families};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// The name of our tables.
+pub const TABLE: &str = "netpolc_closed";
+
+/// What is in the tables.
+pub fn bodies(pods: &[Cidr], known: &BTreeSet<IpAddr>) -> BTreeMap<&'static str, String> {
+    let body = |(family, ranges): (&'static str, Vec<Cidr>)| {
+        let kind = if family == "ip" { "ipv4_addr" } else { "ipv6_addr" };
+        let known = known.iter().filter(|addr| addr.is_ipv4() == (family == "ip")).map(ToString::to_string);
+        let known = known.collect::<Vec<_>>().join(", ");
+        let elements =
+            if known.is_empty() { String::new() } else { format!("\t\telements = {{ {known} }}\n") };
+        let ranges = joined(&ranges);
+        // What was judged when it began goes on without a look at addresses. Connections of an address that is given
+        // back are ended by the daemon.
+        let text = format!(
+            "\tset known {{\n\t\ttype {kind}\n\t\tcomment \"pods whose policies are in force\"\n{elements}\t}}\n\
+             \tchain forward {{\n\t\ttype filter hook forward priority -1; policy accept;\n\
+             \t\tct state established,related accept\n\
+             \t\t{family} saddr {{ {ranges} }} {family} saddr != @known counter drop\n\
+             \t\t{family} daddr {{ {ranges} }} {family} daddr != @known counter drop\n\t}}\n"
+        );
+        (family, text)
+    };
+    of_families(pods).into_iter().map(body).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_family_has_its_ranges_and_addresses() {
+        let pods = ["10.244.1.0/24", "fd00:1::/64"].map(|text| Cidr::parse(text).unwrap());
+        let known = BTreeSet::from(["10.244.1.7".parse().unwrap()]);
+        let bodies = bodies(&pods, &known);
+        let v4 = &bodies["ip"];
+        assert!(v4.contains("ip saddr { 10.244.1.0/24 } ip saddr != @known"), "{v4}");
+        assert!(v4.contains("elements = { 10.244.1.7 }"), "{v4}");
+        let v6 = &bodies["ip6"];
+        assert!(v6.contains("ip6 daddr { fd00:1::/64 } ip6 daddr != @known"), "{v6}");
+        assert!(!v6.contains("elements"), "{v6}");
+        assert!(super::bodies(&[], &known).is_empty());
+    }
+}
