@@ -1,0 +1,174 @@
+//! Agents and loaders that are killed, an API server that is cut off, refuses and forgets, pods and policies that come and
+//! go, all at once: what is denied stays denied, what is allowed passes all the time, and in the end all is as it should
+//! be. `NETPOLC_CHAOS` says for how many seconds.
+
+use crate::node::Node;
+use crate::objects;
+use crate::rig::{Cluster, PATIENCE};
+use crate::server::{PORTS, Port, ask};
+use netpolc_bundle::Backend;
+use netpolc_standin::Resource;
+use netpolc_testkit::random::Random;
+use nix::sched::{CloneFlags, setns};
+use serde_json::json;
+use std::fs::File;
+use std::net::IpAddr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// Seconds unless told otherwise.
+const SECONDS: u64 = 12;
+/// How long silence is listened to, and how long an answer may take: other packets of the same kind are on their way.
+const SILENCE: Duration = Duration::from_millis(150);
+const ANSWER: Duration = Duration::from_secs(5);
+
+fn rule(from: &str, to: &str, _: Port) -> bool {
+    let own_node =
+        |pod: &str, node: &str| pod.ends_with("-1") && node == "n1" || pod.ends_with("-2") && node == "n2";
+    to != "shop/db-1" || from.starts_with("shop/good") || own_node(to, from) || own_node(from, to)
+}
+
+/// Asks again and again until told to stop; counts, and takes down what was not as it should be.
+fn watch(
+    netns: &str,
+    to: &[IpAddr],
+    passes: bool,
+    stop: &AtomicBool,
+    asked: &AtomicUsize,
+    wrong: &Mutex<Vec<String>>,
+) {
+    let file = File::open(netns).unwrap();
+    setns(file, CloneFlags::CLONE_NEWNET).unwrap();
+    while !stop.load(Ordering::Relaxed) {
+        for (addr, port) in to.iter().flat_map(|a| PORTS.map(|p| (*a, p))) {
+            let answer = ask(addr, port, if passes { ANSWER } else { SILENCE });
+            asked.fetch_add(1, Ordering::Relaxed);
+            if answer.is_some() != passes {
+                wrong.lock().unwrap().push(format!("{addr} {port:?} passes={passes}: {answer:?}"));
+            }
+        }
+    }
+}
+
+/// One thing that goes wrong, or just changes.
+fn disturb(cluster: &mut Cluster, random: &mut Random, number: usize) {
+    let node = random.below(2);
+    match random.below(8) {
+        0 => restart(&mut cluster.nodes[node], true, false),
+        1 => restart(&mut cluster.nodes[node], false, true),
+        2 => restart(&mut cluster.nodes[node], true, true),
+        3 => cluster.api.disconnect(),
+        4 => cluster.api.expire(node == 0),
+        5 => {
+            cluster.api.refuse(true);
+            std::thread::sleep(Duration::from_millis(300));
+            cluster.api.refuse(false);
+        }
+        6 => {
+            // It needs agent and loader, so it waits until both are back.
+            let name = format!("other/guest-{number}");
+            cluster.start(&name, &json!({ "app": "guest" }), node);
+            cluster.end(&name);
+        }
+        _ => {
+            let ingress = json!({ "ingress": [{ "from": [{ "podSelector": { "matchLabels": { "n": number.to_string() } } }] }] });
+            cluster.api.apply(objects::policy("churn", "guest", &ingress));
+            if node == 0 {
+                cluster.api.delete(Resource::NetworkPolicies, "shop", "churn");
+            }
+        }
+    }
+}
+
+fn restart(node: &mut Node, agent: bool, loader: bool) {
+    if loader {
+        node.kill_loader();
+    }
+    if agent {
+        node.kill_agent();
+        node.start_agent();
+    }
+    if loader {
+        node.start_loader();
+    }
+}
+
+fn check(backend: Backend) {
+    let seconds = std::env::var("NETPOLC_CHAOS").ok().and_then(|n| n.parse().ok()).unwrap_or(SECONDS);
+    let mut cluster = Cluster::new(2, backend);
+    let ingress =
+        json!({ "ingress": [{ "from": [{ "podSelector": { "matchLabels": { "app": "good" } } }] }] });
+    cluster.api.apply(objects::policy("db", "db", &ingress));
+    for (pod, app, node) in [
+        ("shop/db-1", "db", 0),
+        ("shop/good-1", "good", 0),
+        ("shop/good-2", "good", 1),
+        ("shop/stranger-1", "stranger", 0),
+        ("shop/stranger-2", "stranger", 1),
+    ] {
+        cluster.start(pod, &json!({ "app": app }), node);
+    }
+    cluster.agrees("before", &cluster.questions(&PORTS, &rule));
+    let db = cluster.pod("shop/db-1").sandbox.addrs.clone();
+    let asking = ["shop/good-1", "shop/good-2", "shop/stranger-1", "shop/stranger-2"]
+        .map(|pod| (pod.starts_with("shop/good"), cluster.pod(pod).sandbox.netns.path()));
+    let (stop, wrong) = (AtomicBool::new(false), Mutex::new(Vec::new()));
+    let asked = [AtomicUsize::new(0), AtomicUsize::new(0)];
+    let mut random = Random::new(20_261_125);
+    let mut disturbed = 0;
+    std::thread::scope(|scope| {
+        for (passes, netns) in &asking {
+            let counter = &asked[usize::from(*passes)];
+            scope.spawn(|| watch(netns, &db, *passes, &stop, counter, &wrong));
+        }
+        let end = Instant::now() + Duration::from_secs(seconds);
+        while Instant::now() < end {
+            disturb(&mut cluster, &mut random, disturbed);
+            disturbed += 1;
+            std::thread::sleep(Duration::from_millis(random.below(400) as u64));
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    let wrong = wrong.into_inner().unwrap();
+    let [denied, allowed] = asked.map(AtomicUsize::into_inner);
+    println!(
+        "{backend}: {disturbed} disturbances in {seconds} s; {denied} questions without and {allowed} with an answer to \
+         come, {} were not as they should be",
+        wrong.len()
+    );
+    assert!(wrong.is_empty(), "{wrong:?}\n{}", cluster.logs());
+    cluster.agrees("after", &cluster.questions(&PORTS, &rule));
+
+    // Another hand: open until the next look, and no longer.
+    let flush = match backend {
+        Backend::Nftables => "nft flush ruleset",
+        Backend::Iptables => "iptables -F; iptables -X; ip6tables -F; ip6tables -X",
+        // Programs that are attached go with their pins, which only someone who means them removes.
+        Backend::Ebpf => return,
+    };
+    for node in &cluster.nodes {
+        node.netns.sh(flush);
+    }
+    cluster.agrees("flushed", &cluster.questions(&PORTS, &rule));
+    let end = Instant::now() + PATIENCE;
+    while !cluster.nodes.iter().all(|node| node.logs().contains("event=repaired")) {
+        assert!(Instant::now() < end, "not said to be repaired: {}", cluster.logs());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn with_nftables() {
+    check(Backend::Nftables);
+}
+
+#[test]
+fn with_iptables() {
+    check(Backend::Iptables);
+}
+
+#[test]
+fn with_ebpf() {
+    check(Backend::Ebpf);
+}
