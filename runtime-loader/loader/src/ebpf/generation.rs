@@ -15,9 +15,10 @@ use netpolc_bundle::bpf::contents::Entry;
 use netpolc_bundle::bpf::layout::{Map, MapType};
 use netpolc_bundle::bpf::{Field, Pair, contents, contents_digest, object};
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::Path;
+use std::sync::OnceLock;
 
 /// The pin of the program.
 const PROGRAM: &str = "program";
@@ -100,12 +101,17 @@ fn map_error(what: &str, error: io::Error) -> Error {
     }
 }
 
-/// Where the kernel has the fields that the programs read.
-pub(super) fn kernel_types() -> Result<BTreeMap<Field, u32>, Error> {
+/// Where the kernel has the fields that the programs read. It is looked up once: a running kernel does not change its types.
+pub(super) fn kernel_types() -> Result<&'static BTreeMap<Field, u32>, Error> {
     const PATH: &str = "/sys/kernel/btf/vmlinux";
-    let bytes = fs::read(PATH).map_err(|error| Error::io(PATH, error))?;
-    let types = Btf::parse(&bytes).map_err(|error| refused(PATH, error))?;
-    Ok(Field::ALL.into_iter().filter_map(|field| Some((field, types.offset_of(field.path())?))).collect())
+    static FOUND: OnceLock<BTreeMap<Field, u32>> = OnceLock::new();
+    if let Some(found) = FOUND.get() {
+        return Ok(found);
+    }
+    let file = File::open(PATH).map_err(|error| Error::io(PATH, error))?;
+    let types = Btf::for_paths(file, &Field::ALL.map(Field::path)).map_err(|error| refused(PATH, error))?;
+    let offset = |field: Field| Some((field, types.offset_of(field.path())?));
+    Ok(FOUND.get_or_init(|| Field::ALL.into_iter().filter_map(offset).collect()))
 }
 
 impl Generation {
