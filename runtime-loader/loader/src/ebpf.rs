@@ -46,7 +46,8 @@ impl Dataplane for Ebpf {
         if let Some(field) = Field::ALL.into_iter().find(|field| !fields.contains_key(field)) {
             return Some(format!("the kernel's types lack {}", field.path()));
         }
-        track::missing(kernel)
+        // The last question, since its answer may be to mount one.
+        track::missing(kernel).or_else(bpffs::missing)
     }
 
     fn apply(
