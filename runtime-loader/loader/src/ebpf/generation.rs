@@ -145,12 +145,7 @@ impl Generation {
             value: pod.to_le_bytes().to_vec(),
         });
         fill(&maps, entries)?;
-        let fields = kernel_types()?;
-        let fd = |map| maps.get(&map).map_or(-1, MapFd::fd);
-        let code = artifact.program.link_for(|field| fields.get(&field).copied(), fd);
-        let code = code.map_err(|error| refused("the program", error))?;
-        let program =
-            sys::load(&code, Some(&artifact.information)).map_err(|words| refused("the program", words))?;
+        let program = load(artifact, &maps)?;
         fs::create_dir(dir).map_err(|error| Error::io(dir.display().to_string(), error))?;
         for (map, fd) in &maps {
             fd.pin(&dir.join(map.name())).map_err(|error| map_error("a pin", error))?;
@@ -158,6 +153,16 @@ impl Generation {
         program.pin(&dir.join(PROGRAM)).map_err(|error| map_error("a pin", error))?;
         pin_meta(dir, &wanted.meta).map_err(|error| map_error("the map meta", error))?;
         Ok(Generation { program, maps, meta: wanted.meta })
+    }
+
+    /// Whether the program's instructions are those of an artifact. It is loaded with the same maps, to be compared by the
+    /// kernel's own digest, and forgotten.
+    ///
+    /// # Errors
+    /// What the kernel refuses, which it may where the maps are others than ours.
+    pub(super) fn runs(&self, artifact: &object::Artifact) -> Result<bool, Error> {
+        let tag = |program: &ObjectFd| program.tag().map_err(|error| refused("the program's digest", error));
+        Ok(tag(&self.program)? == tag(&load(artifact, &self.maps)?)?)
     }
 
     /// Opens the pins of a directory; an error if some are missing, which a loader leaves that was killed.
@@ -229,6 +234,14 @@ impl Generation {
         let numbers = values.chunks_exact(8).filter_map(|bytes| bytes.first_chunk());
         Ok(numbers.fold(0, |sum: u64, bytes| sum.saturating_add(u64::from_le_bytes(*bytes))))
     }
+}
+
+fn load(artifact: &object::Artifact, maps: &BTreeMap<Map, MapFd>) -> Result<ObjectFd, Error> {
+    let fields = kernel_types()?;
+    let fd = |map| maps.get(&map).map_or(-1, MapFd::fd);
+    let code = artifact.program.link_for(|field| fields.get(&field).copied(), fd);
+    let code = code.map_err(|error| refused("the program", error))?;
+    sys::load(&code, Some(&artifact.information)).map_err(|words| refused("the program", words))
 }
 
 fn pin_meta(dir: &Path, meta: &Meta) -> io::Result<()> {
