@@ -11,6 +11,7 @@ mod field;
 pub mod insn;
 pub mod layout;
 pub mod object;
+pub mod run;
 
 mod digest;
 

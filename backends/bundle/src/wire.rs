@@ -11,7 +11,7 @@
 use crate::bundle::{Bundle, BundleError, limit};
 use crate::limits;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
@@ -33,6 +33,7 @@ pub enum ToLoader {
     /// Make the node's network as the agent read it from the Node objects (mode `--cni=ptp`).
     Network(Network),
     /// Say what is in force.
+    #[serde(deserialize_with = "nothing_else")]
     Status,
 }
 
@@ -84,6 +85,7 @@ pub enum ToAgent {
         valid: Vec<(String, String)>,
     },
     /// Whether the agent is ready to serve `Add`.
+    #[serde(deserialize_with = "nothing_else")]
     Status,
 }
 
@@ -109,6 +111,7 @@ pub struct Sandbox {
 #[serde(tag = "answer", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum FromAgent {
     /// It is done.
+    #[serde(deserialize_with = "nothing_else")]
     Done,
     /// It could not be done.
     Failed {
@@ -117,6 +120,15 @@ pub enum FromAgent {
         /// Whether it may be tried again.
         retry: bool,
     },
+}
+
+/// Reads a message of one word. `deny_unknown_fields` does not reach variants without fields: whatever stands beside the
+/// word would be passed over.
+fn nothing_else<'de, D: Deserializer<'de>>(from: D) -> Result<(), D::Error> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Nothing {}
+    Nothing::deserialize(from).map(|Nothing {}| ())
 }
 
 /// Most bytes of the JSON text of a frame. Ours: the largest is the list of a cluster's nodes.
@@ -202,6 +214,43 @@ pub fn receive_bundle(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fields_that_are_not_known_are_refused_in_every_message() {
+        fn check<T: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(messages: &[T]) {
+            for message in messages {
+                let mut value = serde_json::to_value(message).unwrap();
+                assert_eq!(&serde_json::from_value::<T>(value.clone()).unwrap(), message);
+                value.as_object_mut().unwrap().insert("more".into(), 1.into());
+                let refused = serde_json::from_value::<T>(value).unwrap_err().to_string();
+                assert!(refused.contains("unknown field `more`"), "{message:?}: {refused}");
+            }
+        }
+        let sandbox = Sandbox {
+            container: "c".into(),
+            interface: "eth0".into(),
+            pod: "shop/db".into(),
+            uid: None,
+            addresses: Vec::new(),
+        };
+        check(&[
+            ToLoader::Apply { files: Vec::new() },
+            ToLoader::Network(Network::default()),
+            ToLoader::Status,
+        ]);
+        check(&[
+            FromLoader::Done { report: String::new(), version: None },
+            FromLoader::Failed { message: String::new() },
+        ]);
+        check(&[
+            ToAgent::Add(sandbox.clone()),
+            ToAgent::Del(sandbox.clone()),
+            ToAgent::Check(sandbox),
+            ToAgent::Gc { valid: Vec::new() },
+            ToAgent::Status,
+        ]);
+        check(&[FromAgent::Done, FromAgent::Failed { message: String::new(), retry: false }]);
+    }
 
     #[test]
     fn frames_go_there_and_back() {

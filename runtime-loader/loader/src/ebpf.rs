@@ -8,6 +8,7 @@
 pub mod bpffs;
 mod generation;
 mod hook;
+mod named;
 mod sys;
 mod track;
 
@@ -46,7 +47,8 @@ impl Dataplane for Ebpf {
         if let Some(field) = Field::ALL.into_iter().find(|field| !fields.contains_key(field)) {
             return Some(format!("the kernel's types lack {}", field.path()));
         }
-        track::missing(kernel)
+        // The last question, since its answer may be to mount one.
+        track::missing(kernel).or_else(bpffs::missing)
     }
 
     fn apply(
@@ -102,16 +104,8 @@ impl Dataplane for Ebpf {
         }
         let mut drift = seen.drift(&dir);
         drift.extend(track::drift(kernel)?);
-        if let (Some(goal), Some(live)) = (goal, &seen.live)
-            && let (Some(pair), Some(version)) =
-                (&goal.read.ebpf, goal.bundle.manifest.artifacts.get(&Artifact::Ebpf))
-        {
-            if live.meta.version != *version {
-                drift.push(format!("version {} is in force, not the bundle's {version}", live.meta.version));
-            }
-            if live.interfaces().ok() != interfaces(goal, &pair.cut.contents).ok() {
-                drift.push("other interfaces of pods than the routes say".to_owned());
-            }
+        if let (Some(goal), Some(live)) = (goal, &seen.live) {
+            against(goal, live, &mut drift);
         }
         Ok(Some(seen.in_force(drift)))
     }
@@ -127,6 +121,36 @@ impl Dataplane for Ebpf {
         let mut removed = vec!["eBPF programs".to_owned()];
         removed.extend(track::remove(kernel)?);
         Ok(removed)
+    }
+}
+
+/// What differs from the bundle, with a packet that is judged otherwise, if there is one and the program is the bundle's.
+fn against(goal: &Goal<'_>, live: &Generation, drift: &mut Vec<String>) {
+    let (Some(pair), Some(version)) = (&goal.read.ebpf, goal.bundle.manifest.artifacts.get(&Artifact::Ebpf))
+    else {
+        return;
+    };
+    let wanted = Wanted::of(pair, *version, live.meta.established);
+    let contents = &wanted.artifact.contents;
+    if live.meta.version != *version {
+        drift.push(format!("version {} is in force, not the bundle's {version}", live.meta.version));
+    } else if live.meta.contents != wanted.meta.contents {
+        drift.push("the maps were filled with something else than the bundle's".to_owned());
+    }
+    let behind = interfaces(goal, contents).ok();
+    let there = live.interfaces().ok();
+    if there != behind {
+        drift.push("other interfaces of pods than the routes say".to_owned());
+    }
+    match live.runs(wanted.artifact) {
+        Err(error) => drift.push(format!("the program cannot be compared with the bundle's: {error}")),
+        Ok(false) => drift.push("another program than the bundle's is in force".to_owned()),
+        Ok(true) if drift.is_empty() => {}
+        Ok(true) => {
+            let entries = live.entries().ok();
+            let witness = entries.and_then(|seen| named::difference(goal.bundle, contents, seen));
+            drift.extend(witness.map(|witness| witness.to_string()));
+        }
     }
 }
 

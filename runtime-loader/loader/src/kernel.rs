@@ -7,6 +7,7 @@ use crate::Error;
 use crate::conntrack::{self, Connection, Tally};
 use crate::lock::Lock;
 use crate::routes::{self, Routes};
+use crate::tables;
 use netpolc_bundle::limits;
 use netpolc_bundle::nft::{Family, TABLE};
 use nix::ifaddrs::getifaddrs;
@@ -79,6 +80,14 @@ pub trait Kernel {
     /// # Errors
     /// If nft cannot be run or may not look.
     fn tables(&mut self) -> Result<BTreeSet<Family>, Error>;
+
+    /// The families that have a table of this name.
+    ///
+    /// # Errors
+    /// As [`Kernel::tables`].
+    fn named_tables(&mut self, _name: &str) -> Result<BTreeSet<Family>, Error> {
+        Ok(BTreeSet::new())
+    }
 
     /// Our table of a family as nft prints it.
     ///
@@ -328,10 +337,26 @@ impl Kernel for System {
     }
 
     fn tables(&mut self) -> Result<BTreeSet<Family>, Error> {
-        let output = self.spawn("nft", &["list", "tables"], Stdio::null(), Stdio::piped())?;
-        let text = String::from_utf8_lossy(&output);
-        let has = |family: &Family| text.lines().any(|line| line.trim() == format!("table {family} {TABLE}"));
-        Ok([Family::Ip, Family::Ip6].into_iter().filter(has).collect())
+        self.named_tables(TABLE)
+    }
+
+    fn named_tables(&mut self, name: &str) -> Result<BTreeSet<Family>, Error> {
+        // Tables that nothing here can read or change are as good as none.
+        self.find("nft")?;
+        let mut found = BTreeSet::new();
+        for family in [Family::Ip, Family::Ip6] {
+            match tables::exists(family, name) {
+                Ok(true) => drop(found.insert(family)),
+                Ok(false) => {}
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    return Err(Error::Permission(error.to_string()));
+                }
+                Err(error) => {
+                    return Err(Error::Nft(format!("no answer about table {family} {name}: {error}")));
+                }
+            }
+        }
+        Ok(found)
     }
 
     fn list(&mut self, family: Family) -> Result<String, Error> {

@@ -26,6 +26,7 @@ pub mod remove;
 pub mod routes;
 pub mod rtnetlink;
 pub mod status;
+pub mod tables;
 pub mod witness;
 
 pub use error::Error;

@@ -28,6 +28,11 @@ impl Block {
         self.family.addr(self.prefix.base)
     }
 
+    /// The last address.
+    pub fn last(&self) -> IpAddr {
+        self.family.addr(self.prefix.last(self.family))
+    }
+
     /// The length in bits.
     pub fn prefix_len(&self) -> u8 {
         self.prefix.len

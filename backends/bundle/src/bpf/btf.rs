@@ -1,7 +1,9 @@
 //! Reads BTF: an object's, or a kernel's. Bounded by the size of the input; nothing in it is trusted.
 
 use super::layout::{Map, MapType};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+
+mod stream;
 
 /// The magic number of a BTF section, in the byte order of its writer.
 pub const MAGIC: u16 = 0xeb9f;
@@ -50,10 +52,52 @@ struct Type {
     flag: bool,
 }
 
+impl Type {
+    /// From the three words that all types begin with, and what follows them.
+    fn new([name, info, value]: [u32; 3], rest: Vec<u32>) -> Type {
+        Type { name, kind: kind_of(info), value, rest, flag: info >> 31 == 1 }
+    }
+
+    fn is_composite(&self) -> bool {
+        matches!(self.kind, kind::STRUCT | kind::UNION)
+    }
+
+    /// Whether it is another type but for a name or a qualifier.
+    fn is_alias(&self) -> bool {
+        matches!(self.kind, kind::TYPEDEF | kind::VOLATILE | kind::CONST | kind::RESTRICT | kind::TYPE_TAG)
+    }
+}
+
+fn kind_of(info: u32) -> u32 {
+    info >> 24 & 0x1f
+}
+
+/// How many words follow the first three.
+fn words_behind(info: u32) -> Result<usize, BtfError> {
+    let count = (info & 0xffff) as usize;
+    Ok(match kind_of(info) {
+        kind::INT | kind::VAR | kind::DECL_TAG => 1,
+        kind::ARRAY => 3,
+        kind::STRUCT | kind::UNION | kind::DATASEC | kind::ENUM64 => count * 3,
+        kind::ENUM | kind::FUNC_PROTO => count * 2,
+        kind::PTR
+        | kind::FWD
+        | kind::TYPEDEF
+        | kind::VOLATILE
+        | kind::CONST
+        | kind::RESTRICT
+        | kind::FUNC
+        | kind::FLOAT
+        | kind::TYPE_TAG => 0,
+        _ => return Err(BtfError("a kind of type that is not known")),
+    })
+}
+
 /// The types of an object or a kernel.
 #[derive(Debug, Clone)]
 pub struct Btf {
-    types: Vec<Type>,
+    /// By their numbers, from 1 on.
+    types: BTreeMap<u32, Type>,
     strings: Vec<u8>,
     structures: HashMap<String, u32>,
 }
@@ -111,42 +155,24 @@ impl Btf {
         };
         let types = part(type_at, type_len).ok_or(BtfError("the types are cut off"))?;
         let strings = part(string_at, string_len).ok_or(BtfError("the strings are cut off"))?;
-        let mut btf = Btf { types: Vec::new(), strings: strings.to_vec(), structures: HashMap::new() };
+        let mut btf = Btf { types: BTreeMap::new(), strings: strings.to_vec(), structures: HashMap::new() };
         let mut words = Words(types.chunks_exact(4));
-        while let Some(name) = words.next() {
-            btf.read_type(name, &mut words)?;
+        for id in 1.. {
+            let Some(name) = words.next() else { break };
+            let fixed = words.take(2)?;
+            let fixed = [name, fixed[0], fixed[1]];
+            let rest = words.take(words_behind(fixed[1])?)?;
+            btf.insert(id, Type::new(fixed, rest));
         }
         Ok(btf)
     }
 
-    fn read_type(&mut self, name: u32, words: &mut Words<'_>) -> Result<(), BtfError> {
-        let fixed = words.take(2)?;
-        let (info, value) = (fixed[0], fixed[1]);
-        let (kind, vlen) = (info >> 24 & 0x1f, (info & 0xffff) as usize);
-        let rest = match kind {
-            kind::INT | kind::VAR | kind::DECL_TAG => 1,
-            kind::ARRAY => 3,
-            kind::STRUCT | kind::UNION | kind::DATASEC | kind::ENUM64 => vlen * 3,
-            kind::ENUM | kind::FUNC_PROTO => vlen * 2,
-            kind::PTR
-            | kind::FWD
-            | kind::TYPEDEF
-            | kind::VOLATILE
-            | kind::CONST
-            | kind::RESTRICT
-            | kind::FUNC
-            | kind::FLOAT
-            | kind::TYPE_TAG => 0,
-            _ => return Err(BtfError("a kind of type that is not known")),
-        };
-        let rest = words.take(rest)?;
-        self.types.push(Type { name, kind, value, rest, flag: info >> 31 == 1 });
-        let id = self.types.len() as u32;
-        if matches!(kind, kind::STRUCT | kind::UNION) && name != 0 {
-            let name = self.string(name).to_owned();
+    fn insert(&mut self, id: u32, ty: Type) {
+        if ty.is_composite() && ty.name != 0 {
+            let name = self.string(ty.name).to_owned();
             self.structures.entry(name).or_insert(id);
         }
-        Ok(())
+        self.types.insert(id, ty);
     }
 
     /// The string at an offset; empty if there is none.
@@ -157,19 +183,17 @@ impl Btf {
     }
 
     fn get(&self, id: u32) -> Option<&Type> {
-        self.types.get((id as usize).checked_sub(1)?)
+        self.types.get(&id)
     }
 
     /// A type without qualifiers and other names.
     fn bare(&self, mut id: u32) -> Option<(u32, &Type)> {
         for _ in 0..DEPTH {
             let ty = self.get(id)?;
-            match ty.kind {
-                kind::TYPEDEF | kind::VOLATILE | kind::CONST | kind::RESTRICT | kind::TYPE_TAG => {
-                    id = ty.value
-                }
-                _ => return Some((id, ty)),
+            if !ty.is_alias() {
+                return Some((id, ty));
             }
+            id = ty.value;
         }
         None
     }
@@ -191,8 +215,7 @@ impl Btf {
 
     /// Members of a structure: name, type and offset in bits.
     fn members<'b>(&'b self, ty: &'b Type) -> impl Iterator<Item = (&'b str, u32, u32)> + 'b {
-        let composite = matches!(ty.kind, kind::STRUCT | kind::UNION);
-        let members = ty.rest.chunks_exact(3).filter(move |_| composite);
+        let members = ty.rest.chunks_exact(3).filter(|_| ty.is_composite());
         members.map(|m| (self.string(m[0]), m[1], if ty.flag { m[2] & 0xff_ffff } else { m[2] }))
     }
 
@@ -256,7 +279,7 @@ impl Btf {
     /// The maps of the section `.maps`, in order; `None` if one is not ours.
     pub fn maps(&self) -> Option<Vec<MapShape>> {
         let is_maps = |t: &&Type| t.kind == kind::DATASEC && self.string(t.name) == ".maps";
-        let section = self.types.iter().find(is_maps)?;
+        let section = self.types.values().find(is_maps)?;
         section.rest.chunks_exact(3).map(|v| self.map(*v.first()?)).collect()
     }
 

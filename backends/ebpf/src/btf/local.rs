@@ -113,4 +113,27 @@ mod tests {
         }
         assert_eq!(local.fields.len(), Field::ALL.len());
     }
+
+    /// What is read piece by piece says the same as what is read as a whole; what is cut off is refused.
+    #[test]
+    fn types_are_read_piece_by_piece() {
+        let bytes = local("test", |_| 1).types.finish();
+        let paths = Field::ALL.map(Field::path);
+        let read = |bytes: &[u8]| Btf::for_paths(std::io::Cursor::new(bytes), &paths);
+        let btf = read(&bytes).unwrap();
+        for field in Field::ALL {
+            assert_eq!(btf.offset_of(field.path()), Some(local_offset(field)), "{field:?}");
+        }
+        // What no path asked for is not there.
+        assert_eq!(btf.offset_of("bpf_nf_ctx.skb"), None);
+        for length in 0..bytes.len() {
+            assert!(read(&bytes[..length]).is_err(), "{length}");
+        }
+        for at in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[at] ^= 0xff;
+            // Whatever it comes to, it comes to an end.
+            let _ = read(&changed).map(|btf| paths.map(|path| btf.offset_of(path)));
+        }
+    }
 }

@@ -28,7 +28,10 @@ const MAGIC: FsType = FsType(0xcafe_4a11);
 
 /// The directory of this network namespace, whether or not it is there; `None` if there is no bpf file system, so that
 /// nothing can be pinned.
-pub(super) fn find() -> Result<Option<PathBuf>, Error> {
+///
+/// # Errors
+/// If the network namespace has no number of its own, before Linux 5.14.
+pub fn find() -> Result<Option<PathBuf>, Error> {
     let Some(root) = roots().into_iter().find(|path| is_bpffs(path)) else { return Ok(None) };
     directory(&root).map(Some)
 }
@@ -43,6 +46,15 @@ pub(super) fn find_or_mount() -> Result<PathBuf, Error> {
         what: "to pin programs".to_owned(),
         complaint: format!("no bpf file system at {USUAL} nor at {OWN}"),
     })
+}
+
+/// Why nothing could be pinned; `None` if there is a file system for it, which is mounted if need be.
+pub(super) fn missing() -> Option<String> {
+    let made = find_or_mount().and_then(|dir| {
+        let parent = dir.parent().unwrap_or(&dir);
+        fs::create_dir_all(parent).map_err(|error| Error::io(parent.display().to_string(), error))
+    });
+    made.err().map(|error| format!("there is no bpf file system to pin programs in: {error}"))
 }
 
 fn directory(root: &Path) -> Result<PathBuf, Error> {

@@ -15,9 +15,10 @@ use netpolc_bundle::bpf::contents::Entry;
 use netpolc_bundle::bpf::layout::{Map, MapType};
 use netpolc_bundle::bpf::{Field, Pair, contents, contents_digest, object};
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::Path;
+use std::sync::OnceLock;
 
 /// The pin of the program.
 const PROGRAM: &str = "program";
@@ -100,12 +101,17 @@ fn map_error(what: &str, error: io::Error) -> Error {
     }
 }
 
-/// Where the kernel has the fields that the programs read.
-pub(super) fn kernel_types() -> Result<BTreeMap<Field, u32>, Error> {
+/// Where the kernel has the fields that the programs read. It is looked up once: a running kernel does not change its types.
+pub(super) fn kernel_types() -> Result<&'static BTreeMap<Field, u32>, Error> {
     const PATH: &str = "/sys/kernel/btf/vmlinux";
-    let bytes = fs::read(PATH).map_err(|error| Error::io(PATH, error))?;
-    let types = Btf::parse(&bytes).map_err(|error| refused(PATH, error))?;
-    Ok(Field::ALL.into_iter().filter_map(|field| Some((field, types.offset_of(field.path())?))).collect())
+    static FOUND: OnceLock<BTreeMap<Field, u32>> = OnceLock::new();
+    if let Some(found) = FOUND.get() {
+        return Ok(found);
+    }
+    let file = File::open(PATH).map_err(|error| Error::io(PATH, error))?;
+    let types = Btf::for_paths(file, &Field::ALL.map(Field::path)).map_err(|error| refused(PATH, error))?;
+    let offset = |field: Field| Some((field, types.offset_of(field.path())?));
+    Ok(FOUND.get_or_init(|| Field::ALL.into_iter().filter_map(offset).collect()))
 }
 
 impl Generation {
@@ -139,12 +145,7 @@ impl Generation {
             value: pod.to_le_bytes().to_vec(),
         });
         fill(&maps, entries)?;
-        let fields = kernel_types()?;
-        let fd = |map| maps.get(&map).map_or(-1, MapFd::fd);
-        let code = artifact.program.link_for(|field| fields.get(&field).copied(), fd);
-        let code = code.map_err(|error| refused("the program", error))?;
-        let program =
-            sys::load(&code, Some(&artifact.information)).map_err(|words| refused("the program", words))?;
+        let program = load(artifact, &maps)?;
         fs::create_dir(dir).map_err(|error| Error::io(dir.display().to_string(), error))?;
         for (map, fd) in &maps {
             fd.pin(&dir.join(map.name())).map_err(|error| map_error("a pin", error))?;
@@ -152,6 +153,16 @@ impl Generation {
         program.pin(&dir.join(PROGRAM)).map_err(|error| map_error("a pin", error))?;
         pin_meta(dir, &wanted.meta).map_err(|error| map_error("the map meta", error))?;
         Ok(Generation { program, maps, meta: wanted.meta })
+    }
+
+    /// Whether the program's instructions are those of an artifact. It is loaded with the same maps, to be compared by the
+    /// kernel's own digest, and forgotten.
+    ///
+    /// # Errors
+    /// What the kernel refuses, which it may where the maps are others than ours.
+    pub(super) fn runs(&self, artifact: &object::Artifact) -> Result<bool, Error> {
+        let tag = |program: &ObjectFd| program.tag().map_err(|error| refused("the program's digest", error));
+        Ok(tag(&self.program)? == tag(&load(artifact, &self.maps)?)?)
     }
 
     /// Opens the pins of a directory; an error if some are missing, which a loader leaves that was killed.
@@ -223,6 +234,14 @@ impl Generation {
         let numbers = values.chunks_exact(8).filter_map(|bytes| bytes.first_chunk());
         Ok(numbers.fold(0, |sum: u64, bytes| sum.saturating_add(u64::from_le_bytes(*bytes))))
     }
+}
+
+fn load(artifact: &object::Artifact, maps: &BTreeMap<Map, MapFd>) -> Result<ObjectFd, Error> {
+    let fields = kernel_types()?;
+    let fd = |map| maps.get(&map).map_or(-1, MapFd::fd);
+    let code = artifact.program.link_for(|field| fields.get(&field).copied(), fd);
+    let code = code.map_err(|error| refused("the program", error))?;
+    sys::load(&code, Some(&artifact.information)).map_err(|words| refused("the program", words))
 }
 
 fn pin_meta(dir: &Path, meta: &Meta) -> io::Result<()> {

@@ -273,6 +273,14 @@ impl ObjectFd {
         if info[0] == PROGRAM_TYPE { Ok(info[1]) } else { Err(invalid()) }
     }
 
+    /// The kernel's digest of the program's instructions; descriptors of maps count as zeros (`bpf_prog_calc_tag`,
+    /// kernel/bpf/core.c).
+    pub(super) fn tag(&self) -> io::Result<[u32; 2]> {
+        // `struct bpf_prog_info`: type, id, tag.
+        let info: [u32; 4] = info(&self.0)?;
+        if info[0] == PROGRAM_TYPE { Ok([info[2], info[3]]) } else { Err(invalid()) }
+    }
+
     /// Of a link: the number of its program, the family and the hook.
     pub(super) fn link(&self) -> io::Result<(u32, u32, u32)> {
         // `struct bpf_link_info`: type, id, program's id, padding; then family, hook, priority, flags.

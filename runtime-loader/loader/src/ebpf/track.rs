@@ -68,13 +68,10 @@ pub(super) fn drift(kernel: &mut dyn Kernel) -> Result<Option<String>, Error> {
 pub(super) fn remove(kernel: &mut dyn Kernel) -> Result<Vec<String>, Error> {
     let mut removed = Vec::new();
     if kernel.has("nft") {
-        let tables = kernel.program("nft", &["list", "tables"], "")?;
-        for family in ["ip", "ip6"] {
+        for family in kernel.named_tables(TABLE)? {
             let name = format!("table {family} {TABLE}");
-            if tables.lines().any(|line| line.trim() == name) {
-                kernel.run(&format!("delete {name}\n"))?;
-                removed.push(name);
-            }
+            kernel.run(&format!("delete {name}\n"))?;
+            removed.push(name);
         }
         return Ok(removed);
     }

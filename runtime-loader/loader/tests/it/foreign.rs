@@ -1,6 +1,7 @@
 //! Rules of others stay as they are, byte for byte.
 
-use crate::common::{Netns, a, b, bundle, c};
+use crate::common::{Dir, LOADER, Netns, a, b, bundle, c, unique};
+use std::os::unix::fs::PermissionsExt as _;
 
 const OTHERS: &str = r#"
 table ip kube-proxy {
@@ -83,4 +84,40 @@ fn tables_of_others() {
     assert_eq!(others(&netns), before);
     netns.load(&["remove"], 0);
     assert_eq!(netns.sh("nft -a list ruleset"), before);
+}
+
+/// Whether ours are there is asked by their name, in the right family: tables of others may hold what nft cannot read, and
+/// so many rules that to list them takes longer than all that the loader does.
+#[test]
+fn tables_of_others_are_not_listed() {
+    let netns = Netns::new();
+    let mut rules = String::from("table ip kube-proxy {\n\tchain services {\n");
+    for i in 0..2_000 {
+        rules += &format!("\t\tip daddr 10.96.{}.{} tcp dport 80 counter accept\n", i / 250, i % 250);
+    }
+    netns.nft(&format!("{rules}\t}}\n}}\ntable inet netpolc {{\n}}\ntable ip6 netpolc2 {{\n}}\n"));
+    let before = others(&netns);
+    let dir = bundle(&a());
+    // A stand-in for nft that refuses to look at anything but our tables, and says what it was asked.
+    let bin = Dir(std::env::temp_dir().join(unique()));
+    std::fs::create_dir(&bin.0).unwrap();
+    let script = format!(
+        "#!/bin/sh\necho \"$@\" >> {log}\ncase \"$*\" in\n  *'list table ip netpolc'|*'list table ip6 netpolc'|'-f -') \
+         exec {nft} \"$@\" ;;\nesac\necho refused >&2\nexit 1\n",
+        log = bin.file("log").display(),
+        nft = netns.sh("command -v nft").trim()
+    );
+    std::fs::write(bin.file("nft"), script).unwrap();
+    std::fs::set_permissions(bin.file("nft"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let run = |arguments: &str, starts: &str| {
+        let output = netns.output(&format!("PATH={}:$PATH {LOADER} {arguments}", bin.path()));
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(output.status.success() && text.starts_with(starts), "{arguments}: {text}");
+    };
+    run(&format!("apply --backend nftables {}", dir.path()), "applied");
+    run(&format!("apply --backend nftables {}", dir.path()), "unchanged");
+    run("status", "in force");
+    assert!(std::fs::read_to_string(bin.file("log")).unwrap().contains("list table ip netpolc"));
+    run("remove", "");
+    assert_eq!(others(&netns), before);
 }

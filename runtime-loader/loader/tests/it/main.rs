@@ -7,6 +7,7 @@ mod cluster;
 mod common;
 mod daemon;
 mod disturbed;
+mod ebpf;
 mod fake;
 mod foreign;
 mod iptables;

@@ -1,0 +1,137 @@
+//! What is particular to the backend eBPF in the loader.
+
+use crate::cluster;
+use crate::common::{Dir, LOADER, Netns, unique};
+use netpolc_bundle::{Artifacts, Backend, Bundle, EBPF_CUT, EBPF_KEEP, EBPF_MAPS, EbpfFiles, Parts, store};
+use nix::sched::{CloneFlags, setns};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn bundle(policies: &str) -> Dir {
+    let dir = Dir(std::env::temp_dir().join(unique()));
+    std::fs::create_dir(&dir.0).unwrap();
+    store::write(&dir.0, &cluster::compiled_for(policies, &Backend::ALL)).unwrap();
+    dir
+}
+
+/// Where no bpf file system is and none may be mounted, nothing can be pinned: another backend is taken.
+#[test]
+fn without_a_bpf_file_system_another_backend_is_taken() {
+    let netns = Netns::new();
+    netns.sh("ip link set lo up");
+    let dir = bundle(&cluster::a());
+    // `ip netns exec` gives a mount namespace of its own with a fresh `/sys`; what may be below `/run` is hidden. Without
+    // CAP_SYS_PTRACE the file systems of other processes are out of reach.
+    let apply = |backend: &str| {
+        let line = format!(
+            "mount -t tmpfs netpolc-t /run && exec setpriv --bounding-set -sys_admin,-sys_ptrace \
+             --inh-caps -sys_admin,-sys_ptrace {LOADER} apply --backend {backend} {}",
+            dir.path()
+        );
+        let output = netns.output(&line);
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        (output.status.code(), text)
+    };
+    let reason = "there is no bpf file system to pin programs in: mounting a bpf file system";
+    let (status, text) = apply("auto");
+    assert_eq!(status, Some(0), "{text}");
+    assert!(text.contains("backend nftables") && text.contains(&format!("not ebpf: {reason}")), "{text}");
+    assert!(netns.load(&["status"], 0).contains("backend nftables"));
+    // The one that was asked for by name is not replaced, and what is in force stays.
+    let (status, text) = apply("ebpf");
+    assert_eq!(status, Some(3), "{text}");
+    assert!(text.contains(&format!("ebpf cannot be used here: {reason}")), "{text}");
+    assert!(netns.load(&["status"], 0).contains("backend nftables"));
+}
+
+/// The pins of the version in force in a network namespace.
+fn pins(netns: &Netns) -> PathBuf {
+    let namespace = std::fs::File::open(Path::new("/run/netns").join(&netns.0)).unwrap();
+    let find = move || {
+        setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+        netpol_loader::ebpf::bpffs::find().unwrap().unwrap()
+    };
+    // A thread of its own, since it does not come back.
+    let dir = std::thread::spawn(find).join().unwrap();
+    let versions = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    versions.into_iter().find(|path| path.join("pods").exists()).unwrap()
+}
+
+fn bpftool(arguments: &str) {
+    let output = Command::new("bpftool").args(arguments.split_whitespace()).output();
+    let output = output.unwrap_or_else(|error| panic!("bpftool (Debian package bpftool): {error}"));
+    assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn drift_of_maps_is_shown_by_a_packet() {
+    let netns = Netns::new();
+    netns.sh("ip link set lo up");
+    let dir = bundle(&cluster::a());
+    netns.load(&["apply", "--backend", "ebpf", dir.path()], 0);
+    let status = |status: i32| netns.load(&["status", "--bundle", dir.path()], status);
+    assert!(!status(0).contains("drift"));
+    let pins = pins(&netns);
+    let map = |name: &str| pins.join(name).display().to_string();
+    // The server is no longer known: nothing is denied to anybody.
+    let server = "key hex 04 00 00 00 0a 01 00 02 00 00 00 00 00 00 00 00 00 00 00 00";
+    bpftool(&format!("map delete pinned {} {server}", map("pods")));
+    let text = status(1);
+    assert!(text.contains("the maps hold something else than they were filled with"), "{text}");
+    let witness = text.lines().find(|line| line.starts_with("drift: e.g. ")).unwrap_or_default();
+    assert!(
+        witness.contains("-> 10.1.0.2 ")
+            && witness.ends_with("the bundle denies it, the kernel lets it pass"),
+        "{text}"
+    );
+    netns.load(&["apply", "--backend", "ebpf", dir.path()], 0);
+    assert!(!status(0).contains("drift"));
+    // The only row allows nothing any more.
+    let pairs = self::pins(&netns).join("pairs").display().to_string();
+    for index in 0..2 {
+        bpftool(&format!("map update pinned {pairs} key {index} 0 0 0 value 0 0 0 0 0 0 0 0"));
+    }
+    let text = status(1);
+    let witness = text.lines().find(|line| line.starts_with("drift: e.g. ")).unwrap_or_default();
+    assert!(witness.ends_with(" 80/TCP: the bundle lets it pass, the kernel denies it"), "{text}");
+    netns.load(&["remove"], 0);
+}
+
+/// A bundle of another version is compared too; of another program nothing is said but that it is one.
+#[test]
+fn drift_from_another_bundle_is_shown_by_a_packet_if_the_program_is_the_same() {
+    let netns = Netns::new();
+    netns.sh("ip link set lo up");
+    netns.load(&["apply", "--backend", "ebpf", bundle(&cluster::a()).path()], 0);
+    let text = netns.load(&["status", "--bundle", bundle(&cluster::c()).path()], 1);
+    let witness = text.lines().find(|line| line.starts_with("drift: e.g. ")).unwrap_or_default();
+    assert!(witness.ends_with(" 80/TCP: the bundle denies it, the kernel lets it pass"), "{text}");
+    assert!(!text.contains("another program"), "{text}");
+    let text = netns.load(&["status", "--bundle", patched(&cluster::a()).path()], 1);
+    assert!(text.contains("another program than the bundle's is in force"), "{text}");
+    assert!(!text.contains("e.g. "), "{text}");
+    netns.load(&["remove"], 0);
+}
+
+/// A bundle whose programs say "drop" where they should say "accept".
+fn patched(policies: &str) -> Dir {
+    let mut bundle = cluster::compiled_for(policies, &[Backend::Ebpf]);
+    let mut artifacts = Artifacts::default();
+    let patch = |name: &str, files: &BTreeMap<String, Vec<u8>>| {
+        let (accept, drop) = ([0xb7, 0, 0, 0, 1, 0, 0, 0, 0x95], [0xb7, 0, 0, 0, 0, 0, 0, 0, 0x95]);
+        let mut object = files[name].clone();
+        let at = object.windows(9).position(|window| window == accept).unwrap();
+        object[at..at + 9].copy_from_slice(&drop);
+        object
+    };
+    let files = std::mem::take(&mut bundle.files);
+    let maps = String::from_utf8(files[EBPF_MAPS].clone()).unwrap();
+    artifacts.ebpf = Some(EbpfFiles { cut: patch(EBPF_CUT, &files), keep: patch(EBPF_KEEP, &files), maps });
+    let bundle =
+        Bundle::new(Parts { compiler: "test".into(), node: "alpha".into(), artifacts, ..Parts::default() });
+    let dir = Dir(std::env::temp_dir().join(unique()));
+    std::fs::create_dir(&dir.0).unwrap();
+    store::write(&dir.0, &bundle.unwrap()).unwrap();
+    dir
+}
