@@ -5,8 +5,8 @@
 //! tables, which a bundle replaces.
 
 use super::cidr::{Cidr, outermost};
+use super::own_tables::OwnTables;
 use super::program::{find, run};
-use super::tables::Tables;
 use crate::Error;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -34,12 +34,12 @@ struct Rule {
 /// Keeps it so.
 #[derive(Debug)]
 pub struct Masquerade {
-    tables: Tables,
+    tables: OwnTables,
 }
 
 impl Default for Masquerade {
     fn default() -> Masquerade {
-        Masquerade { tables: Tables::new(TABLE) }
+        Masquerade { tables: OwnTables::new(TABLE) }
     }
 }
 
@@ -156,7 +156,7 @@ fn without(program: &str, tool: &Path) -> Result<Option<String>, Error> {
 pub fn remove() -> Result<Vec<String>, Error> {
     let mut done = Vec::new();
     if let Some(nft) = find(&["nft"]) {
-        return Tables::new(TABLE).remove(&nft);
+        return OwnTables::new(TABLE).remove(&nft);
     }
     for program in ["iptables", "ip6tables"] {
         if let Some(tool) = find(&[program]) {

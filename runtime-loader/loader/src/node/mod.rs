@@ -8,10 +8,10 @@ pub mod closed;
 pub mod conflist;
 pub mod files;
 pub mod masquerade;
+pub mod own_tables;
 pub mod program;
 pub mod routes;
 pub mod sysctl;
-pub mod tables;
 
 use crate::Error;
 use chain::Place;
@@ -20,10 +20,10 @@ use clap::{Args, ValueEnum};
 use conflist::Conf;
 use masquerade::Masquerade;
 use netpolc_bundle::wire::{AGENT_SOCKET, Network};
+use own_tables::OwnTables;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use tables::Tables;
 
 /// Most ranges and routes of a [`Network`]. Ours: Kubernetes is made for 5,000 nodes of two families.
 pub const RANGES: usize = 16_384;
@@ -105,7 +105,7 @@ pub struct Node {
     options: NodeOptions,
     backup_dir: PathBuf,
     masquerade: Masquerade,
-    closed: Tables,
+    closed: OwnTables,
     /// This node's ranges of pods, once they are known.
     pods: Vec<Cidr>,
     /// The addresses of this node that have a pod whose policies are in force; `None` until a bundle is.
@@ -119,7 +119,7 @@ impl Node {
             options,
             backup_dir: backup_dir(state),
             masquerade: Masquerade::default(),
-            closed: Tables::new(closed::TABLE),
+            closed: OwnTables::new(closed::TABLE),
             pods: Vec::new(),
             known: None,
         }
@@ -274,7 +274,7 @@ impl Node {
 /// # Errors
 /// If nft refuses.
 pub fn open_all() -> Result<Vec<String>, Error> {
-    program::find(&["nft"]).map_or(Ok(Vec::new()), |nft| Tables::new(closed::TABLE).remove(&nft))
+    program::find(&["nft"]).map_or(Ok(Vec::new()), |nft| OwnTables::new(closed::TABLE).remove(&nft))
 }
 
 /// Takes out all that a [`Node`] makes but switches of the kernel, which others rely on by now; what there was.

@@ -1,4 +1,4 @@
-//! Tables of nftables that the daemon keeps beside those of the policies: made in one transaction, and made anew where
+//! OwnTables of nftables that the daemon keeps beside those of the policies: made in one transaction, and made anew where
 //! another hand has changed them.
 
 use super::program::run;
@@ -11,7 +11,7 @@ const FAMILIES: [&str; 2] = ["ip", "ip6"];
 
 /// The tables of one name, one for each family.
 #[derive(Debug)]
-pub struct Tables {
+pub struct OwnTables {
     name: &'static str,
     /// The number of nftables' last transaction when all was well.
     generation: Option<u32>,
@@ -21,10 +21,10 @@ pub struct Tables {
     listed: BTreeMap<&'static str, String>,
 }
 
-impl Tables {
+impl OwnTables {
     /// Nothing was made yet.
-    pub fn new(name: &'static str) -> Tables {
-        Tables { name, generation: None, wanted: BTreeMap::new(), listed: BTreeMap::new() }
+    pub fn new(name: &'static str) -> OwnTables {
+        OwnTables { name, generation: None, wanted: BTreeMap::new(), listed: BTreeMap::new() }
     }
 
     /// Makes it so that there are these tables and no others of this name; what was done, if anything had to be.
