@@ -162,7 +162,14 @@ fn snapshots_are_as_accepted_and_none_is_an_orphan() {
     for folder in &samples {
         let output = netpolc(
             &programs,
-            &["snapshot", "--check", &format!("snapshots/{folder}"), &format!("samples/{folder}")],
+            &[
+                "snapshot",
+                "--backend",
+                "nftables,iptables,ebpf",
+                "--check",
+                &format!("snapshots/{folder}"),
+                &format!("samples/{folder}"),
+            ],
         );
         if !output.status.success() {
             // The last line is the command that accepts the change.

@@ -17,6 +17,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("iptables-legacy", "iptables"),
     ("ipset", "ipset"),
     ("strace", "strace"),
+    ("bpftool", "bpftool"),
+    ("llvm-objdump", "llvm"),
     ("unshare", "util-linux"),
     // Not on any path: runtimes are told where plugins are.
     ("/usr/lib/cni/ptp", "containernetworking-plugins"),
@@ -76,7 +78,7 @@ fn install() -> Result<(), String> {
         run(cargo().args(["install", "--locked", "cargo-nextest"]))?;
     }
     println!(
-        "nft, ip, iptables, ipset, strace, unshare, the standard CNI plugins and cargo-nextest are here"
+        "nft, ip, iptables, ipset, strace, bpftool, llvm-objdump, unshare, the standard CNI plugins and cargo-nextest are here"
     );
     Ok(())
 }

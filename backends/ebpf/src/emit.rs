@@ -49,7 +49,9 @@ pub fn write(program: &Assembled, room: impl Fn(Map) -> u32) -> Result<Vec<u8>, 
     let license = object.add_section(Vec::new(), b"license".to_vec(), SectionKind::Data);
     let text_of_license = [LICENSE.as_bytes(), &[0]].concat();
     object.append_section_data(license, &text_of_license, 1);
-    object.add_symbol(symbol("_license", 0, text_of_license.len(), SymbolKind::Data, license));
+    // Local, since libbpf's linker asks for the types of all symbols that others may see.
+    let license = symbol("_license", 0, text_of_license.len(), SymbolKind::Data, license);
+    object.add_symbol(Symbol { scope: SymbolScope::Compilation, ..license });
     for (slot, map) in &program.maps {
         if let Some((_, symbol)) = symbols.iter().find(|(m, _)| m == map) {
             let flags = RelocationFlags::Elf { r_type: R_BPF_64_64 };

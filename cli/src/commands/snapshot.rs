@@ -10,6 +10,7 @@ use crate::args::{Backend, SnapshotArgs};
 use crate::failure::{Answer, Failure};
 use crate::output;
 use crate::pipeline::{Compiled, Input, compile};
+use clap::ValueEnum as _;
 use netpolc_ir::unit::{Host, Origin};
 use netpolc_nftables::emit::emit_named;
 use netpolc_nftables::review::for_review;
@@ -125,8 +126,14 @@ fn check(
     }
     output::result(&report);
     let paths: Vec<String> = args.paths.iter().map(|p| p.display().to_string()).collect();
+    let names: Vec<String> = args
+        .backend
+        .iter()
+        .filter_map(|backend| Some(backend.to_possible_value()?.get_name().to_owned()))
+        .collect();
     output::message(&format!(
-        "the rules changed; if that is meant, accept them: netpolc snapshot --accept {} {}",
+        "the rules changed; if that is meant, accept them: netpolc snapshot --backend {} --accept {} {}",
+        names.join(","),
         dir.display(),
         paths.join(" ")
     ));

@@ -5,6 +5,7 @@ use netpolc_ebpf::btf::Btf;
 use netpolc_ebpf::contents::{Contents, Established};
 use netpolc_ebpf::decode::decode;
 use netpolc_ebpf::emit::emit;
+use netpolc_ebpf::layout::Map;
 use netpolc_ebpf::program;
 use netpolc_testkit::generate::{Options, generate};
 use std::process::Command;
@@ -151,27 +152,75 @@ fn fields_are_found_in_the_running_kernel() {
     assert_eq!(kernel.offset_of("nf_conntrack_tuple.src.u.all"), Some(16));
     assert_eq!(kernel.offset_of("no_such_structure.field"), None);
     assert_eq!(kernel.offset_of("nf_conn.no_such_field"), None);
+    // Piece by piece, as the loader reads them.
+    let paths = netpolc_ebpf::asm::Field::ALL.map(|field| field.path());
+    let pieces = Btf::for_paths(std::io::Cursor::new(bytes), &paths).unwrap();
+    for path in paths {
+        assert_eq!(pieces.offset_of(path), kernel.offset_of(path), "{path}");
+    }
 }
 
-/// llvm-objdump reads the instructions as we do.
+/// What a program of another hand says about an object.
+fn asked(program: &str, package: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output();
+    let output = output.unwrap_or_else(|error| panic!("{program} (Debian package {package}): {error}"));
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {complaints}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A file that is deleted in the end.
+struct Temporary(String);
+
+impl Temporary {
+    fn new(name: &str) -> Temporary {
+        let path = std::env::temp_dir().join(format!("netpolc-ebpf-{}-{name}", std::process::id()));
+        Temporary(path.to_str().unwrap().to_owned())
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// llvm-objdump reads the instructions and their relocations as we do.
 #[test]
 fn llvm_reads_the_object() {
-    let node = nodes(&compiled(&shop()), Established::Cut).remove(0);
-    let path = std::env::temp_dir().join(format!("netpolc-ebpf-{}.o", std::process::id()));
-    std::fs::write(&path, &node.object).unwrap();
-    let output = Command::new("llvm-objdump").args(["-d", "-r", "--no-show-raw-insn"]).arg(&path).output();
-    std::fs::remove_file(&path).unwrap();
-    let Ok(output) = output else { return };
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(!text.contains("<unknown>"), "{text}");
-    let insns = program::build(Established::Cut).insns.len();
-    assert_eq!(
-        text.lines()
-            .filter(|l| l.trim_start().starts_with(|c: char| c.is_ascii_digit()) && l.contains(":\t"))
-            .filter(|l| !l.contains("R_BPF"))
-            .count(),
-        insns,
-        "{text}"
-    );
+    for established in Established::ALL {
+        let node = nodes(&compiled(&shop()), established).remove(0);
+        let file = Temporary::new(&format!("llvm-{}.o", established.word()));
+        std::fs::write(&file.0, &node.object).unwrap();
+        let text = asked("llvm-objdump", "llvm", &["-d", "-r", "--no-show-raw-insn", &file.0]);
+        assert!(!text.contains("<unknown>"), "{text}");
+        let program = program::build(established);
+        let lines: Vec<&str> = text.lines().collect();
+        let is_insn = |line: &&&str| {
+            line.trim_start().starts_with(|c: char| c.is_ascii_digit())
+                && line.contains(":\t")
+                && !line.contains("R_BPF")
+        };
+        assert_eq!(lines.iter().filter(is_insn).count(), program.insns.len(), "{text}");
+        let relocations = lines.iter().filter(|line| line.contains("R_BPF_64_64"));
+        assert_eq!(relocations.count(), program.maps.len(), "{text}");
+    }
+}
+
+/// libbpf's linker takes the object, and finds the same program, maps and types in it.
+#[test]
+fn libbpf_reads_the_object() {
+    for established in Established::ALL {
+        let node = nodes(&compiled(&shop()), established).remove(0);
+        let [file, linked] = ["in", "out"].map(|n| Temporary::new(&format!("{n}-{}.o", established.word())));
+        std::fs::write(&file.0, &node.object).unwrap();
+        asked("bpftool", "bpftool", &["gen", "object", &linked.0, &file.0]);
+        for path in [&file.0, &linked.0] {
+            let types = asked("bpftool", "bpftool", &["btf", "dump", "file", path]);
+            assert!(types.contains(&format!("FUNC '{}'", established.program())), "{types}");
+            for map in Map::ALL {
+                assert!(types.contains(&format!("VAR '{}'", map.name())), "{types}");
+            }
+        }
+    }
 }
