@@ -1,43 +1,51 @@
 //! Objects -> the proven bundle of one node, by the same way as `netpolc build`.
 
-use crate::relevant::keep_relevant;
+use crate::relevant::Slice;
 use netpolc_bundle::{Backend, Bundle};
 use netpolc_frontend::model::resolve;
-use netpolc_frontend::objects::Objects;
-use netpolc_frontend::source::Sources;
 use netpolc_ir::text;
 use netpolc_node::{BuildError, Labels, NodeBuilder, compile as common};
 
-/// Compiles for one node, and only what its rules depend on.
-///
-/// # Errors
-/// If a backend refuses, or if we have a bug.
-pub fn compile(
-    mut objects: Objects,
-    sources: &Sources,
-    node: &str,
-    backends: &[Backend],
-) -> Result<Bundle, BuildError> {
-    keep_relevant(&mut objects, node);
-    compile_all(objects, sources, node, backends)
+/// Compiles, and remembers what the last bundle was made of. Most events of a cluster are about pods that no rule of the
+/// node depends on: they lead to the same slice, and the same slice to the same bundle.
+#[derive(Debug, Default)]
+pub struct Compiler {
+    last: Option<Slice>,
 }
 
-/// Compiles for one node.
+impl Compiler {
+    /// The bundle of a node; `None` if its rules depend on nothing else than those of the last one that was made.
+    ///
+    /// # Errors
+    /// As [`compile`]. The last bundle is then still the one that was made last.
+    pub fn bundle(
+        &mut self,
+        slice: Slice,
+        node: &str,
+        backends: &[Backend],
+    ) -> Result<Option<Bundle>, BuildError> {
+        // The names of the sources follow from the objects.
+        if self.last.as_ref().is_some_and(|last| last.objects == slice.objects) {
+            return Ok(None);
+        }
+        let bundle = compile(slice.clone(), node, backends)?;
+        self.last = Some(slice);
+        Ok(Some(bundle))
+    }
+}
+
+/// Compiles for one node what its rules depend on.
 ///
 /// # Errors
 /// If a backend refuses, or if we have a bug.
-pub fn compile_all(
-    objects: Objects,
-    sources: &Sources,
-    node: &str,
-    backends: &[Backend],
-) -> Result<Bundle, BuildError> {
+pub fn compile(slice: Slice, node: &str, backends: &[Backend]) -> Result<Bundle, BuildError> {
+    let Slice { objects, sources } = slice;
     let (model, _) = resolve(objects);
     let compiled = common(&model, &mut |_| ()).map_err(BuildError::Bug)?;
     let host = compiled.matrix.hosts.iter().find(|(_, h)| h.name == node).map(|(host, _)| host);
     let host = host.ok_or_else(|| BuildError::Bug(format!("there is no node {node}")))?;
     // Objects of the API have no lines; their names are in the provenance.
-    let labels = Labels::new(&model, sources, false);
+    let labels = Labels::new(&model, &sources, false);
     // As in a build: the bindings list this node's pods, and all others would make the bundle as large as the cluster.
     let mut policies = compiled.optimized;
     policies.endpoints.clear();

@@ -7,12 +7,14 @@
 mod job;
 mod waiting;
 
+use crate::compile::Compiler;
 use crate::events::Fault;
 use crate::link::Link;
 use crate::log;
 use crate::metrics::Metrics;
 use crate::network::network;
 use crate::options::{Cni, Options};
+use crate::relevant::slice;
 use crate::sandboxes::Sandboxes;
 use crate::store::{Object, Store, Told};
 use crate::trim::{CLUSTER_POLICY_API, POLICY_API};
@@ -80,6 +82,8 @@ pub struct Engine {
     job: Option<Job>,
     /// Not here while a job has it.
     link: Option<Link>,
+    /// Likewise: then a fresh one is here instead, which is never used.
+    compiler: Compiler,
     retry: Option<Instant>,
     wait: Duration,
     in_force: InForce,
@@ -109,6 +113,7 @@ impl Engine {
             dirty: None,
             job: None,
             link: Some(Link::new(&options.loader_socket)),
+            compiler: Compiler::default(),
             retry: None,
             wait: WAITS.0,
             in_force: InForce::default(),
@@ -201,13 +206,15 @@ impl Engine {
             log::warn("the Node object has no range of pods yet", &[("node", &self.node)]);
         }
         self.no_range = network.is_none();
-        let objects = dirty.is_some().then(|| self.store.objects());
-        let task = Task { objects, network, node: self.node.clone(), backends: self.backends.clone() };
+        let slice = dirty.is_some().then(|| slice(&self.store.cluster(), &self.node));
+        let compiler = std::mem::take(&mut self.compiler);
+        let task =
+            Task { compiler, slice, network, node: self.node.clone(), backends: self.backends.clone() };
         self.job = Some(Job::start(link, task, self.generation, dirty.map(|d| d.first)));
     }
 
     fn finish(&mut self, done: Done) {
-        let Done { mut link, compiled, brought, generation, seen } = done;
+        let Done { mut link, compiler, compiled, brought, generation, seen } = done;
         match compiled {
             Some(Ok(took)) => {
                 self.metrics.compile.observe(took);
@@ -243,6 +250,7 @@ impl Engine {
             }
         }
         self.link = Some(link);
+        self.compiler = compiler;
     }
 
     fn in_force(&mut self, link: &Link, sent: bool) {

@@ -1,11 +1,13 @@
 //! Everything that is known: what the API server told, and what the CNI plugin told.
 
+use crate::relevant::{BoundPod, Cluster};
 use crate::sandboxes::Sandboxes;
 use crate::table::Table;
 use crate::trim::{NodeData, PodData, PolicyData};
 use netpolc_bundle::wire::Sandbox;
-use netpolc_frontend::objects::{self, ClusterPolicy, Namespace, Objects, Phase, Policy};
-use netpolc_frontend::source::{SourceId, Sources, Span};
+use netpolc_frontend::objects::{self, ClusterPolicy, Namespace, Phase, Policy};
+use netpolc_frontend::source::{SourceId, Span};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
@@ -235,46 +237,26 @@ impl Store {
         self.sandboxes.save()
     }
 
-    /// All objects as the front end wants them, with the names of their sources.
-    pub fn objects(&self) -> (Objects, Sources) {
-        let mut nodes: Vec<objects::Node> = self.nodes.values().map(|n| n.node.clone()).collect();
+    /// All objects, each where it is kept.
+    pub fn cluster(&self) -> Cluster<'_> {
+        let mut nodes: Vec<Cow<'_, objects::Node>> =
+            self.nodes.values().map(|n| Cow::Borrowed(&n.node)).collect();
         if self.nodes.get(&self.node).is_none() {
             let at = Span { source: SourceId(0), start: 0, end: 0 };
             let (labels, addrs, pod_cidrs) = Default::default();
-            nodes.push(objects::Node { name: self.node.clone(), labels, addrs, pod_cidrs, at });
+            nodes.push(Cow::Owned(objects::Node { name: self.node.clone(), labels, addrs, pod_cidrs, at }));
         }
-        let mut sources = Sources::default();
-        let mut source = |name: String| sources.add(name, Vec::new());
-        source("API server".to_owned());
-        let policies = self.policies.iter().map(|(key, data)| {
-            let mut policy = data.policy.clone();
-            let id = source(format!("NetworkPolicy {key}"));
-            policy.at.source = id;
-            policy.ingress.iter_mut().chain(&mut policy.egress).flatten().for_each(|r| r.at.source = id);
-            policy
-        });
-        let policies = policies.collect();
-        let cluster_policies = self.cluster_policies.iter().map(|(key, data)| {
-            let mut policy = data.policy.clone();
-            let id = source(format!("ClusterNetworkPolicy {key}"));
-            policy.at.source = id;
-            policy.ingress.iter_mut().chain(&mut policy.egress).for_each(|r| r.at.source = id);
-            policy
-        });
-        let cluster_policies = cluster_policies.collect();
-        let objects = Objects {
-            namespaces: self.namespaces.values().cloned().collect(),
+        Cluster {
+            namespaces: self.namespaces.values().collect(),
             nodes,
             pods: self.bound_pods(),
-            workloads: Vec::new(),
-            policies,
-            cluster_policies,
-        };
-        (objects, sources)
+            policies: self.policies.values().map(|data| &data.policy).collect(),
+            cluster_policies: self.cluster_policies.values().map(|data| &data.policy).collect(),
+        }
     }
 
     /// The pods that count, with the addresses that count, each address once.
-    fn bound_pods(&self) -> Vec<objects::Pod> {
+    fn bound_pods(&self) -> Vec<BoundPod<'_>> {
         let mut told: BTreeMap<&str, Vec<&Sandbox>> = BTreeMap::new();
         let mut sandboxed: HashSet<IpAddr> = HashSet::new();
         for sandbox in self.sandboxes.iter() {
@@ -282,7 +264,7 @@ impl Store {
             sandboxed.extend(&sandbox.addresses);
         }
         let of_nodes: HashSet<IpAddr> = self.nodes.values().flat_map(|n| &n.node.addrs).copied().collect();
-        let mut out: Vec<(&PodData, objects::Pod)> = Vec::with_capacity(self.pods.len());
+        let mut out: Vec<(&PodData, BoundPod<'_>)> = Vec::with_capacity(self.pods.len());
         let mut owners: HashMap<IpAddr, usize> = HashMap::with_capacity(self.pods.len());
         for (key, data) in self.pods.iter().filter(|(_, data)| data.pod.phase != Phase::Finished) {
             let own = self.own_addresses(key, data, told.get(key).map(Vec::as_slice).unwrap_or_default());
@@ -308,11 +290,8 @@ impl Store {
                 continue;
             }
             owners.extend(ips.iter().map(|ip| (*ip, out.len())));
-            let mut pod = objects::Pod { ips, ..data.pod.clone() };
-            if local {
-                pod.node = Some(self.node.clone());
-            }
-            out.push((data, pod));
+            let node = if local { Some(self.node.as_str()) } else { data.pod.node.as_deref() };
+            out.push((data, BoundPod { pod: &data.pod, ips, node }));
         }
         out.into_iter().map(|(_, pod)| pod).collect()
     }

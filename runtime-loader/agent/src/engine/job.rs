@@ -1,11 +1,10 @@
 //! What is done beside the engine: compile, and bring into force.
 
-use crate::compile::compile;
+use crate::compile::Compiler;
 use crate::link::Link;
+use crate::relevant::Slice;
 use netpolc_bundle::Backend;
 use netpolc_bundle::wire::Network;
-use netpolc_frontend::objects::Objects;
-use netpolc_frontend::source::Sources;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -13,8 +12,9 @@ use tokio::task::{JoinHandle, spawn_blocking};
 /// What there is to do.
 #[derive(Debug)]
 pub(super) struct Task {
+    pub(super) compiler: Compiler,
     /// To be compiled; without, the last bundle is brought once more.
-    pub(super) objects: Option<(Objects, Sources)>,
+    pub(super) slice: Option<Slice>,
     pub(super) network: Option<Network>,
     pub(super) node: String,
     pub(super) backends: Vec<Backend>,
@@ -24,6 +24,7 @@ pub(super) struct Task {
 #[derive(Debug)]
 pub(super) struct Done {
     pub(super) link: Link,
+    pub(super) compiler: Compiler,
     /// How long compiling took, or why it failed.
     pub(super) compiled: Option<Result<Duration, String>>,
     /// Whether a bundle was sent, or why none could be.
@@ -51,14 +52,18 @@ impl Job {
 }
 
 fn work(mut link: Link, task: Task, generation: u64, seen: Option<Instant>) -> Done {
-    let compiled = task.objects.map(|(objects, sources)| {
+    let mut compiler = task.compiler;
+    let compiled = task.slice.map(|slice| {
         let started = Instant::now();
-        let bundle = compile(objects, &sources, &task.node, &task.backends).map_err(|e| e.to_string())?;
-        link.take(bundle);
+        let bundle = compiler.bundle(slice, &task.node, &task.backends).map_err(|e| e.to_string())?;
+        // Without a new one, the link still has the last.
+        if let Some(bundle) = bundle {
+            link.take(bundle);
+        }
         Ok(started.elapsed())
     });
     let brought = link.bring(task.network.as_ref()).map_err(|e| e.to_string());
-    Done { link, compiled, brought, generation, seen }
+    Done { link, compiler, compiled, brought, generation, seen }
 }
 
 /// Waits for the job, if there is one.
@@ -70,6 +75,7 @@ pub(super) async fn finished(job: &mut Option<Job>) -> Done {
     // A panic is a bug of ours; the last bundle is lost with it, so nothing is sent until something changes.
     done.unwrap_or_else(|error| Done {
         link: Link::new(&path),
+        compiler: Compiler::default(),
         compiled: Some(Err(error.to_string())),
         brought: Ok(false),
         generation,

@@ -106,7 +106,7 @@ impl Names {
         loop {
             name.clear();
             let length = left.read_until(0, &mut name)? as u64;
-            if length == 0 {
+            if length == 0 && at == part.bytes {
                 return Ok(names);
             }
             if name.pop() != Some(0) {
