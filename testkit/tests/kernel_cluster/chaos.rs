@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// Seconds unless told otherwise.
-const SECONDS: u64 = 12;
+const SECONDS: u64 = 8;
 /// How long silence is listened to, and how long an answer may take: other packets of the same kind are on their way.
 const SILENCE: Duration = Duration::from_millis(150);
 const ANSWER: Duration = Duration::from_secs(5);

@@ -21,7 +21,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Pods unless told otherwise.
-const PODS: usize = 60;
+const PODS: usize = 24;
 /// How many of them live on a node at the same time.
 const ALIVE: usize = 4;
 /// How often a pod sends to each target once `ADD` has returned.
