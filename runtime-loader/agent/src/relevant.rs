@@ -162,7 +162,7 @@ pub fn slice<'a>(cluster: &Cluster<'a>, node: &str) -> Slice {
         let through = asked.peers.iter().filter(|(of, _)| lets(of)).map(|(_, pods)| pods);
         selectors.insert(namespace, through.collect());
     }
-    let mut alike: HashMap<(&str, Vec<(&String, &String)>), bool> = HashMap::new();
+    let mut alike: HashMap<(&str, Vec<Label<'_>>), bool> = HashMap::new();
     let keep = |pod: &&BoundPod<'a>| {
         if asked.every_pod || is_local(pod) {
             return true;
@@ -190,6 +190,9 @@ pub fn slice<'a>(cluster: &Cluster<'a>, node: &str) -> Slice {
     };
     Slice { objects, sources }
 }
+
+/// Key and value.
+type Label<'a> = (&'a String, &'a String);
 
 /// A pod with no more than the policies that stay can see of it.
 fn seen_by(asked: &Asked, bound: &BoundPod<'_>) -> Pod {
