@@ -18,7 +18,7 @@ pub mod wake;
 
 use crate::Error;
 use crate::cut::Established;
-use crate::node::{Node, NodeOptions};
+use crate::node::{self, CniMode, Node, NodeOptions};
 use clap::Args;
 use enforcer::Enforcer;
 use log::{Level, log};
@@ -79,6 +79,12 @@ pub fn run(options: Options, established: Established, enforcer: Box<dyn Enforce
     // Nothing that is denied is dropped in audit mode, so nothing is cut.
     let established = if options.audit { Established::Keep } else { established };
     let node = Node::new(options.node, &options.state);
+    // A predecessor may have closed addresses that this one would never open.
+    if options.audit || node.mode() != CniMode::Ptp {
+        for what in node::open_all()? {
+            log(Level::Info, "node", &[("changes", &what)]);
+        }
+    }
     // Before any thread begins, so that none gets the signals.
     let mut wake = Wake::new(node.watched()).map_err(|error| Error::io("signals", error))?;
     let (listener, file) = serve::listen(&options.socket, options.socket_group)?;

@@ -168,6 +168,10 @@ impl Node {
 
     fn close_others(&mut self) -> Result<Vec<String>, Error> {
         let (Some(known), Some(nft)) = (&self.known, program::find(&["nft"])) else { return Ok(Vec::new()) };
+        // What a predecessor has closed stays so until it is known what that should be.
+        if self.pods.is_empty() {
+            return Ok(Vec::new());
+        }
         self.closed.converge(&nft, &closed::bodies(&self.pods, known))
     }
 

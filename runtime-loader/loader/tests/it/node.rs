@@ -278,3 +278,21 @@ fn the_daemon_chains_in_as_soon_as_it_can() {
     assert_eq!(fs::read_to_string(&file).unwrap(), FOREIGN);
     assert!(!bin.join("netpol-cni").exists() && !dir.file("state").exists());
 }
+
+#[test]
+fn what_a_predecessor_closed_is_opened_where_nothing_is_closed() {
+    for args in [&["--audit", "--cni=ptp"][..], &["--cni=none"]] {
+        let (netns, dir) = (Netns::new(), dir());
+        netns.nft("table ip netpolc_closed {\n}\ntable ip6 netpolc_closed {\n}\n");
+        let daemon = Daemon::start(&netns, &dir, args);
+        wait("opened", || !netns.sh("nft list tables").contains("netpolc_closed"));
+        drop(daemon);
+    }
+    // Where addresses are closed, a successor waits until it is told which.
+    let (netns, dir) = (Netns::new(), dir());
+    netns.nft("table ip netpolc_closed {\n}\n");
+    let daemon = Daemon::start(&netns, &dir, &["--cni=ptp"]);
+    wait("looks", || daemon.log().contains("event=started"));
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(netns.sh("nft list tables").contains("netpolc_closed"));
+}
