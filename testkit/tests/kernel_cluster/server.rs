@@ -76,33 +76,34 @@ impl Drop for Server {
     }
 }
 
-/// What an address and port answer within the time; a port that refuses is as good as silence. For a thread that is in
-/// the network namespace that asks.
-pub(crate) fn ask(addr: IpAddr, port: Port, patience: Duration) -> Option<String> {
+/// What an address and port answer within the time, or why nothing came. For a thread that is in the network namespace that
+/// asks.
+pub(crate) fn ask(addr: IpAddr, port: Port, patience: Duration) -> Result<String, String> {
     let end = Instant::now() + patience;
     match port {
         Port::Tcp(port) => {
-            let mut stream = TcpStream::connect_timeout(&SocketAddr::new(addr, port), patience).ok()?;
+            let connected = TcpStream::connect_timeout(&SocketAddr::new(addr, port), patience);
+            let mut stream = connected.map_err(|error| format!("connect: {error}"))?;
             let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-            stream.set_read_timeout(Some(left)).ok()?;
+            let from = stream.local_addr();
             let mut answer = String::new();
-            stream.read_to_string(&mut answer).ok()?;
-            Some(answer)
+            let read = stream.set_read_timeout(Some(left)).and_then(|()| stream.read_to_string(&mut answer));
+            read.map(|_| answer).map_err(|error| format!("read, from {from:?}: {error}"))
         }
         Port::Udp(port) => {
             let any = if addr.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-            let socket = UdpSocket::bind(any).ok()?;
-            socket.set_read_timeout(Some(Duration::from_millis(100))).ok()?;
+            let socket = UdpSocket::bind(any).map_err(|error| error.to_string())?;
+            socket.set_read_timeout(Some(Duration::from_millis(100))).map_err(|error| error.to_string())?;
             while Instant::now() < end {
                 // A packet may get lost for another reason than a rule: the way to a neighbour was not known yet, say.
                 let _ = socket.send_to(b"?", (addr, port));
                 let mut buffer = [0; 256];
                 // A node has several addresses, and may answer from another one.
                 if let Ok((length, _)) = socket.recv_from(&mut buffer) {
-                    return Some(String::from_utf8_lossy(&buffer[..length]).into_owned());
+                    return Ok(String::from_utf8_lossy(&buffer[..length]).into_owned());
                 }
             }
-            None
+            Err("silence".to_owned())
         }
     }
 }
