@@ -178,13 +178,12 @@ fn check(backend: Backend) {
     cluster.api.apply(objects::policy("mute", "mute", &json!({ "egress": [] })));
     cluster.start("shop/db-1", &json!({ "app": "db" }), 0);
     cluster.start("shop/db-2", &json!({ "app": "db" }), 1);
-    let recorders: Vec<(&str, Recorder)> = [
-        ("db", &cluster.pod("shop/db-1").sandbox.netns),
-        ("db", &cluster.pod("shop/db-2").sandbox.netns),
-        ("outside", &cluster.lan.outside),
+    let recorders = [
+        &cluster.pod("shop/db-1").sandbox.netns,
+        &cluster.pod("shop/db-2").sandbox.netns,
+        &cluster.lan.outside,
     ]
-    .map(|(target, netns)| (target, Recorder::start(netns)))
-    .into();
+    .map(Recorder::start);
     let began = Instant::now();
     let cluster = &cluster;
     let sent: Vec<_> = std::thread::scope(|scope| {
@@ -201,7 +200,7 @@ fn check(backend: Backend) {
         nodes.collect::<Vec<_>>().into_iter().flat_map(|t| t.join().unwrap()).collect()
     });
     let took = began.elapsed();
-    let seen: HashSet<String> = recorders.into_iter().flat_map(|(_, recorder)| recorder.end()).collect();
+    let seen: HashSet<String> = recorders.into_iter().flat_map(Recorder::end).collect();
     let (mut denied, mut allowed, mut leaked, mut lost) = (0, 0, Vec::new(), Vec::new());
     for (kind, sent) in &sent {
         for (target, Sent { before, after }) in sent {

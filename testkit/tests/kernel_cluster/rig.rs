@@ -123,7 +123,7 @@ impl Cluster {
         pods.chain(nodes).chain([outside]).collect()
     }
 
-    /// All questions from all hosts to all pods, and to the hosts of these names, with what the rule says of them.
+    /// All questions from all hosts to all others, with what the rule says of them.
     pub(crate) fn questions(&self, ports: &[Port], rule: &dyn Fn(&str, &str, Port) -> bool) -> Vec<Question> {
         let hosts = self.hosts();
         let mut questions = Vec::new();
@@ -161,7 +161,7 @@ impl Cluster {
 }
 
 /// The questions that are not answered as they should be.
-pub(crate) fn differing(questions: &[Question]) -> Vec<Question> {
+fn differing(questions: &[Question]) -> Vec<Question> {
     let (next, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..64 {

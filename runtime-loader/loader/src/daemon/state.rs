@@ -11,6 +11,7 @@ use crate::status::Status;
 use netpolc_bundle::Bundle;
 use netpolc_bundle::wire::Network;
 use std::fmt::Display;
+use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -65,6 +66,8 @@ struct Inner {
     enforcer: Box<dyn Enforcer>,
     node: Node,
     held: Option<Held>,
+    /// Addresses without a pod whose connections are not ended yet.
+    gone: Vec<IpAddr>,
     network: Option<Network>,
     network_unsaved: bool,
     /// When all was last found to be as it should be.
@@ -111,6 +114,7 @@ impl State {
             enforcer,
             node,
             held: None,
+            gone: Vec::new(),
             network: None,
             network_unsaved: false,
             stamp: None,
@@ -204,7 +208,11 @@ impl State {
             said(Level::Info, "applied", &report);
         }
         // Addresses open after their policies are in force. Whoever waits for that must not be told before.
-        inner.open(self.manner.audit)?;
+        if let Err(error) = inner.open(self.manner.audit) {
+            inner.counters.failures += 1;
+            log(Level::Error, "apply-failed", &[("why", &error)]);
+            return Err(error);
+        }
         Ok(report)
     }
 
@@ -340,9 +348,11 @@ impl Inner {
             return Ok(());
         };
         let pods = held.form.bindings()?.pods.into_iter();
-        let gone = self.node.open(pods.flat_map(|pod| pod.addresses).collect())?;
-        if !gone.is_empty() {
-            self.enforcer.end_connections(&gone)?;
+        self.gone.extend(self.node.open(pods.flat_map(|pod| pod.addresses).collect())?);
+        if !self.gone.is_empty() {
+            // If that fails, the next try begins with them.
+            self.enforcer.end_connections(&self.gone)?;
+            self.gone.clear();
         }
         Ok(())
     }

@@ -91,8 +91,13 @@ impl OwnTables {
         before: &BTreeMap<&'static str, String>,
     ) -> String {
         let name = self.name;
-        let gone = before.keys().map(|family| format!("delete table {family} {name}\n"));
-        let come = wanted.iter().map(|(family, body)| format!("table {family} {name} {{\n{body}}}\n"));
+        let gone = before.keys().filter(|family| !wanted.contains_key(*family));
+        let gone = gone.map(|family| format!("delete table {family} {name}\n"));
+        // Also where the listing failed: a table that is there would else keep its rules and elements beside the new ones.
+        let come = wanted.iter().map(|(family, body)| {
+            let table = format!("table {family} {name}");
+            format!("{table} {{\n}}\ndelete {table}\n{table} {{\n{body}}}\n")
+        });
         gone.chain(come).collect()
     }
 }
