@@ -16,7 +16,7 @@ pub mod run;
 mod digest;
 
 pub use block::{Block, NoBlock};
-pub use digest::{Pair, contents_digest, digest};
+pub use digest::{Pair, contents_digest, digest, digest_with};
 pub use field::Field;
 
 /// `BPF_PROG_TYPE_NETFILTER`, include/uapi/linux/bpf.h.

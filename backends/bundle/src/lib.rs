@@ -17,6 +17,7 @@ mod json;
 pub mod limits;
 mod manifest;
 pub mod nft;
+pub mod rebind;
 pub mod store;
 pub mod wire;
 

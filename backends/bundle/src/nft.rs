@@ -8,8 +8,10 @@
 mod check;
 mod digest;
 mod element;
+pub mod emit;
 mod lexer;
 mod parser;
+mod rebind;
 mod rule;
 pub mod run;
 
@@ -17,6 +19,7 @@ pub use check::{CheckError, check};
 pub use digest::{MARKER_PREFIX, PODIF, Version, VersionError, digest, marker, markers};
 pub use element::is_ifname;
 pub use parser::{ParseError, parse};
+pub use rebind::{Edit, rebind};
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -10,6 +10,7 @@
 
 use crate::bundle::{Bundle, BundleError, limit};
 use crate::limits;
+use crate::rebind::Rebind;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
@@ -30,6 +31,9 @@ pub enum ToLoader {
         /// Names and lengths of the files that follow, the manifest among them.
         files: Vec<(String, u64)>,
     },
+    /// Let addresses come and go while the rules stay. Only for what is in force, at the version that the change is for;
+    /// else it fails, and the agent sends a bundle.
+    Rebind(Rebind),
     /// Make the node's network as the agent read it from the Node objects (mode `--cni=ptp`).
     Network(Network),
     /// Say what is in force.

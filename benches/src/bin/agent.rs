@@ -146,13 +146,21 @@ fn load(listener: &UnixListener, arrived: &Sender<Instant>) {
         // A connection that breaks is the agent's end.
         let Ok(mut stream) = stream else { return };
         while let Ok(Some(request)) = wire::receive::<ToLoader>(&mut stream) {
-            if let ToLoader::Apply { files } = request {
-                for (_, size) in files {
-                    let _ = io::copy(&mut io::Read::take(&mut stream, size), &mut io::sink());
+            let mut version = None;
+            match request {
+                ToLoader::Apply { files } => {
+                    let Ok(Ok(bundle)) = wire::receive_bundle(&mut stream, &files) else { return };
+                    version = bundle.manifest.artifacts.values().next().map(ToString::to_string);
+                    let _ = arrived.send(Instant::now());
                 }
-                let _ = arrived.send(Instant::now());
+                // As versions go, any other will do.
+                ToLoader::Rebind(change) => {
+                    version = Some(change.from.to_string());
+                    let _ = arrived.send(Instant::now());
+                }
+                ToLoader::Network(_) | ToLoader::Status => {}
             }
-            let done = FromLoader::Done { report: String::new(), version: None };
+            let done = FromLoader::Done { report: String::new(), version };
             let _ = wire::send(&mut stream, &done);
         }
     }

@@ -1,8 +1,11 @@
 //! Objects -> the proven bundle of one node, by the same way as `netpolc build`.
 
+use crate::alike::Alike;
 use crate::relevant::Slice;
 use netpolc_bundle::{Backend, Bundle};
 use netpolc_frontend::model::resolve;
+use netpolc_frontend::objects::Objects;
+use netpolc_frontend::source::Sources;
 use netpolc_ir::text;
 use netpolc_node::{BuildError, Labels, NodeBuilder, compile as common};
 
@@ -10,7 +13,9 @@ use netpolc_node::{BuildError, Labels, NodeBuilder, compile as common};
 /// node depends on: they lead to the same slice, and the same slice to the same bundle.
 #[derive(Debug, Default)]
 pub struct Compiler {
-    last: Option<Slice>,
+    last: Option<Objects>,
+    /// Which pods the rules cannot tell apart that are in force.
+    pub alike: Alike,
 }
 
 impl Compiler {
@@ -24,12 +29,14 @@ impl Compiler {
         node: &str,
         backends: &[Backend],
     ) -> Result<Option<Bundle>, BuildError> {
+        let Slice { objects, sources, alike } = slice;
         // The names of the sources follow from the objects.
-        if self.last.as_ref().is_some_and(|last| last.objects == slice.objects) {
+        if self.last.as_ref().is_some_and(|last| *last == objects) {
+            self.alike = alike;
             return Ok(None);
         }
-        let bundle = compile(slice.clone(), node, backends)?;
-        self.last = Some(slice);
+        let bundle = compile(objects.clone(), &sources, node, backends)?;
+        (self.last, self.alike) = (Some(objects), alike);
         Ok(Some(bundle))
     }
 }
@@ -38,14 +45,18 @@ impl Compiler {
 ///
 /// # Errors
 /// If a backend refuses, or if we have a bug.
-pub fn compile(slice: Slice, node: &str, backends: &[Backend]) -> Result<Bundle, BuildError> {
-    let Slice { objects, sources } = slice;
+pub fn compile(
+    objects: Objects,
+    sources: &Sources,
+    node: &str,
+    backends: &[Backend],
+) -> Result<Bundle, BuildError> {
     let (model, _) = resolve(objects);
     let compiled = common(&model, &mut |_| ()).map_err(BuildError::Bug)?;
     let host = compiled.matrix.hosts.iter().find(|(_, h)| h.name == node).map(|(host, _)| host);
     let host = host.ok_or_else(|| BuildError::Bug(format!("there is no node {node}")))?;
     // Objects of the API have no lines; their names are in the provenance.
-    let labels = Labels::new(&model, &sources, false);
+    let labels = Labels::new(&model, sources, false);
     // As in a build: the bindings list this node's pods, and all others would make the bundle as large as the cluster.
     let mut policies = compiled.optimized;
     policies.endpoints.clear();

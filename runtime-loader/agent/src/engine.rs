@@ -7,6 +7,7 @@
 mod job;
 mod waiting;
 
+use crate::alike::Verdict;
 use crate::compile::Compiler;
 use crate::events::Fault;
 use crate::link::Link;
@@ -16,12 +17,12 @@ use crate::network::network;
 use crate::options::{Cni, Options};
 use crate::relevant::slice;
 use crate::sandboxes::Sandboxes;
-use crate::store::{Object, Store, Told};
+use crate::store::{Object, Store, Told, Touched};
 use crate::trim::{CLUSTER_POLICY_API, POLICY_API};
-use job::{Done, Job, Task};
+use job::{Done, Job, Task, Work};
 use k8s_openapi::api::core::v1::ObjectReference;
-use netpolc_bundle::Backend;
 use netpolc_bundle::wire::{FromAgent, ToAgent};
+use netpolc_bundle::{Backend, LocalPod};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -30,12 +31,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use waiting::Waiter;
 
-/// Changes that follow each other this closely are compiled together.
-const QUIET: Duration = Duration::from_millis(3);
-/// But no change waits longer than this for others.
-const LONGEST: Duration = Duration::from_millis(50);
+/// After a job the next one waits for as long as that one took, so that changes that come in a stream are compiled together
+/// and leave half of a core to others; but no longer than this.
+const PAUSE: Duration = Duration::from_millis(100);
 /// The first and the longest wait before the loader is tried again.
 const WAITS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// After addresses have come and gone, a bundle is compiled once they rest for so long, or at the latest after so long.
+const REST: Duration = Duration::from_secs(1);
+const LONGEST_REST: Duration = Duration::from_secs(10);
 /// How often to look whether the loader is still there.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -52,7 +55,6 @@ pub enum Message {
 #[derive(Debug, Clone, Copy)]
 struct Dirty {
     first: Instant,
-    last: Instant,
     /// Someone waits for it.
     urgent: bool,
 }
@@ -64,6 +66,16 @@ struct InForce {
     generation: u64,
     /// The pod of each address of this node.
     bindings: HashMap<IpAddr, String>,
+}
+
+impl InForce {
+    /// These pods of this node have other addresses now.
+    fn rebind(&mut self, generation: u64, pods: &[LocalPod]) {
+        self.generation = generation;
+        self.bindings.retain(|_, pod| !pods.iter().any(|changed| changed.name == *pod));
+        let pairs = pods.iter().flat_map(|pod| pod.addresses.iter().map(|addr| (*addr, pod.name.clone())));
+        self.bindings.extend(pairs);
+    }
 }
 
 /// See the module.
@@ -85,6 +97,12 @@ pub struct Engine {
     /// Likewise: then a fresh one is here instead, which is never used.
     compiler: Compiler,
     retry: Option<Instant>,
+    /// When the next job may begin, unless someone waits for it.
+    pause: Instant,
+    /// Whether all must be compiled, since something of what has changed never came into force.
+    whole: bool,
+    /// When addresses have come and gone first and last since the last bundle.
+    rebound: Option<(Instant, Instant)>,
     wait: Duration,
     in_force: InForce,
     /// Up to which change the last bundle was compiled.
@@ -115,6 +133,9 @@ impl Engine {
             link: Some(Link::new(&options.loader_socket)),
             compiler: Compiler::default(),
             retry: None,
+            pause: Instant::now(),
+            whole: true,
+            rebound: None,
             wait: WAITS.0,
             in_force: InForce::default(),
             compiled: 0,
@@ -175,8 +196,7 @@ impl Engine {
 
     fn changed(&mut self, when: Instant, urgent: bool) {
         self.generation += 1;
-        let dirty = self.dirty.get_or_insert(Dirty { first: when, last: when, urgent });
-        dirty.last = when;
+        let dirty = self.dirty.get_or_insert(Dirty { first: when, urgent });
         dirty.urgent |= urgent;
     }
 
@@ -185,19 +205,34 @@ impl Engine {
         if self.job.is_some() || !self.store.is_complete() {
             return None;
         }
+        if self.dirty.is_none() && self.retry.is_none() {
+            return self.rebound.map(|(first, last)| (last + REST).min(first + LONGEST_REST));
+        }
         match (self.dirty, self.retry) {
             // Who asks is worth a try, whenever the last one was.
             (Some(dirty), _) if dirty.urgent => Some(dirty.first),
             (_, Some(retry)) => Some(retry),
-            (Some(dirty), None) => Some((dirty.last + QUIET).min(dirty.first + LONGEST)),
+            (Some(dirty), None) => Some(dirty.first.max(self.pause)),
             (None, None) => None,
         }
     }
 
     fn start(&mut self) {
         let Some(link) = self.link.take() else { return };
+        let mut link = link;
         let dirty = self.dirty.take();
+        let rested = dirty.is_none() && self.retry.is_none();
         self.retry = None;
+        let work = match self.work(&mut link, dirty.is_some(), rested) {
+            Some(work) => work,
+            // What has changed is nothing to this node.
+            None => {
+                self.link = Some(link);
+                (self.compiled, self.in_force.generation) = (self.generation, self.generation);
+                self.answer_waiters();
+                return;
+            }
+        };
         let network = match self.cni {
             Cni::Ptp => network(&self.node, self.store.nodes()),
             Cni::Chain | Cni::None => None,
@@ -206,15 +241,45 @@ impl Engine {
             log::warn("the Node object has no range of pods yet", &[("node", &self.node)]);
         }
         self.no_range = network.is_none();
-        let slice = dirty.is_some().then(|| slice(&self.store.cluster(), &self.node));
         let compiler = std::mem::take(&mut self.compiler);
-        let task =
-            Task { compiler, slice, network, node: self.node.clone(), backends: self.backends.clone() };
+        let task = Task { compiler, work, network, node: self.node.clone(), backends: self.backends.clone() };
         self.job = Some(Job::start(link, task, self.generation, dirty.map(|d| d.first)));
     }
 
+    /// What there is to do; `None` if nothing.
+    fn work(&mut self, link: &mut Link, dirty: bool, rested: bool) -> Option<Work> {
+        let touched = self.store.take_touched();
+        if let Touched::Pods(keys) = &touched
+            && dirty
+            && !self.whole
+            && let Some(in_force) = link.changeable()
+        {
+            let changes = self.store.bound(keys);
+            match self.compiler.alike.judge(&changes, |pod| self.store.selecting(pod)) {
+                Verdict::Nothing => return None,
+                Verdict::Addresses(addresses) => return Some(Work::Rebind(addresses, in_force)),
+                Verdict::Compile => {}
+            }
+        }
+        if dirty || self.whole || rested || link.is_rebound() {
+            // Until that is in force.
+            self.whole = true;
+            return Some(Work::Compile(Box::new(slice(&self.store.cluster(), &self.node))));
+        }
+        Some(Work::Again)
+    }
+
     fn finish(&mut self, done: Done) {
-        let Done { mut link, compiler, compiled, brought, generation, seen } = done;
+        let Done { mut link, compiler, compiled, brought, rebound, generation, seen, took } = done;
+        if let Some(pods) = &rebound {
+            let now = Instant::now();
+            self.rebound = Some((self.rebound.map_or(now, |(first, _)| first), now));
+            self.compiled = generation;
+            self.in_force.rebind(generation, pods);
+            self.metrics.rebinds.count();
+        }
+        let compiles = compiled.is_some();
+        self.pause = Instant::now() + took.min(PAUSE);
         match compiled {
             Some(Ok(took)) => {
                 self.metrics.compile.observe(took);
@@ -232,14 +297,28 @@ impl Engine {
             Ok(sent) => {
                 self.wait = WAITS.0;
                 self.no_loader = None;
+                if compiles && self.no_bundle.is_none() {
+                    (self.whole, self.rebound) = (false, None);
+                }
                 self.metrics.loader_up.set(usize::from(link.is_in_force()));
                 if sent {
-                    self.metrics.bundles.count();
+                    if rebound.is_none() {
+                        self.metrics.bundles.count();
+                    }
                     seen.inspect(|seen| self.metrics.programming.observe(seen.elapsed()));
                 }
-                self.in_force(&link, sent);
+                if rebound.is_none() {
+                    self.in_force(&link, sent);
+                }
+            }
+            Err(error) if !compiles && self.retry.is_none() && link.is_in_force() => {
+                // Addresses alone would not do: a bundle will, at once.
+                log::info("a bundle is needed", &[("why", &error)]);
+                self.whole = true;
+                self.changed(seen.unwrap_or_else(Instant::now), true);
             }
             Err(error) => {
+                self.whole = true;
                 self.metrics.loader_up.set(0);
                 self.metrics.loader_errors.count();
                 let wait = self.wait.as_millis();

@@ -6,6 +6,7 @@
 //!
 //! `docs/agent.md` says how it is run and what it does when something fails.
 
+pub mod alike;
 pub mod collect;
 pub mod compile;
 pub mod engine;

@@ -1,7 +1,8 @@
 //! The way to the loader: one connection, kept and made anew when it breaks.
 
+use netpolc_bundle::rebind::Rebind;
 use netpolc_bundle::wire::{self, FromLoader, Network, ToLoader};
-use netpolc_bundle::{BINDINGS, Bundle};
+use netpolc_bundle::{Artifact, BINDINGS, Backend, Bundle, Version};
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -40,13 +41,28 @@ pub struct Link {
     bundle: Option<Bundle>,
     /// Whether the loader at the other end of this connection said that it is in force.
     in_force: bool,
+    /// What it called that, where it said so.
+    version: Option<Version>,
+    /// Whether addresses have come and gone since, so that the bundle is not what is in force.
+    rebound: bool,
+    /// What that is of.
+    artifact: Option<Artifact>,
     network: Option<Network>,
 }
 
 impl Link {
     /// Not connected yet.
     pub fn new(path: &Path) -> Link {
-        Link { path: path.to_owned(), stream: None, bundle: None, in_force: false, network: None }
+        Link {
+            path: path.to_owned(),
+            stream: None,
+            bundle: None,
+            in_force: false,
+            version: None,
+            rebound: false,
+            artifact: None,
+            network: None,
+        }
     }
 
     /// The loader's socket.
@@ -70,12 +86,47 @@ impl Link {
         self.bundle.as_ref()
     }
 
-    /// Takes a new bundle; if it says what the last one says, the last one stays.
-    pub fn take(&mut self, bundle: Bundle) {
-        if !self.bundle.as_ref().is_some_and(|last| is_same(last, &bundle)) {
-            self.bundle = Some(bundle);
+    /// Whether addresses have come and gone since the last bundle.
+    pub fn is_rebound(&self) -> bool {
+        self.rebound
+    }
+
+    /// Takes what was compiled anew: a bundle, or nothing if it is the last one. If it says what the last one says, and
+    /// no addresses have come and gone since, the last one stays.
+    pub fn take(&mut self, bundle: Option<Bundle>) {
+        let same =
+            bundle.as_ref().is_none_or(|new| self.bundle.as_ref().is_some_and(|last| is_same(last, new)));
+        if !same || self.rebound {
             self.in_force = false;
         }
+        if let Some(bundle) = bundle.filter(|_| !same) {
+            self.bundle = Some(bundle);
+        }
+        self.rebound = false;
+    }
+
+    /// What addresses could come and go in: what is in force, if the loader said which artifact that is of.
+    pub fn changeable(&mut self) -> Option<(Artifact, Version)> {
+        let version = self.version.filter(|_| self.is_in_force())?;
+        let artifacts = &self.bundle.as_ref()?.manifest.artifacts;
+        if self.rebound {
+            return Some((self.artifact?, version));
+        }
+        let (artifact, _) = artifacts.iter().find(|(_, v)| **v == version)?;
+        self.artifact = Some(*artifact);
+        // The rules of iptables are a tree over addresses.
+        (artifact.backend() != Backend::Iptables).then_some((*artifact, version))
+    }
+
+    /// Lets addresses come and go, and waits until that is in force.
+    ///
+    /// # Errors
+    /// If the loader cannot be reached or refuses; then only a bundle helps.
+    pub fn rebind(&mut self, change: Rebind) -> Result<(), LinkError> {
+        let request = ToLoader::Rebind(change);
+        self.version = self.ask("a change of addresses", |stream| wire::send(stream, &request))?;
+        self.rebound = true;
+        Ok(())
     }
 
     /// Gives the loader what it does not have yet, and waits until that is in force. Says whether a bundle was sent.
@@ -98,7 +149,7 @@ impl Link {
         let Some(bundle) = self.bundle.take() else { return Ok(false) };
         let answer = self.ask("the bundle", |stream| wire::send_bundle(stream, &bundle));
         self.bundle = Some(bundle);
-        answer?;
+        self.version = answer?;
         self.in_force = true;
         Ok(true)
     }
@@ -113,10 +164,11 @@ impl Link {
         &mut self,
         what: &'static str,
         send: impl FnOnce(&mut UnixStream) -> io::Result<()>,
-    ) -> Result<(), LinkError> {
+    ) -> Result<Option<Version>, LinkError> {
         match self.exchange(send) {
             Ok(FromLoader::Failed { message }) => Err(LinkError::Refused { what, message }),
-            Ok(FromLoader::Done { .. } | FromLoader::Status(_)) => Ok(()),
+            Ok(FromLoader::Done { version, .. }) => Ok(version.and_then(|digits| digits.parse().ok())),
+            Ok(FromLoader::Status(_)) => Ok(None),
             Err(source) => {
                 self.disconnect();
                 Err(LinkError::Unreachable { path: self.path.display().to_string(), source })

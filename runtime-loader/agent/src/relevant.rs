@@ -9,10 +9,11 @@
 //! for pods that are alike one at each selector that its namespace lets through. Only what stays is copied, since ten
 //! thousand pods take longer to copy than to look at.
 
+use crate::alike::{Alike, owned};
 use netpolc_frontend::model::DEFAULT_NODE;
 use netpolc_frontend::objects::{
-    ClusterPeer, ClusterPolicy, Labels, NAMESPACE_NAME_LABEL, Namespace, Node, Objects, PeerKind, Pod,
-    Policy, PolicyPort, Selector,
+    ClusterPeer, ClusterPolicy, ContainerPort, Labels, NAMESPACE_NAME_LABEL, Namespace, Node, Objects,
+    PeerKind, Pod, Policy, PolicyPort, Selector,
 };
 use netpolc_frontend::source::Sources;
 use std::borrow::Cow;
@@ -52,23 +53,25 @@ pub struct Slice {
     pub objects: Objects,
     /// Objects of the API have no texts; the policies' sources bear their names.
     pub sources: Sources,
+    /// Which pods the rules cannot tell apart.
+    pub alike: Alike,
 }
 
 /// Whom a peer matches: its namespaces by labels or by name, and its pods.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Namespaces {
+pub(crate) enum Namespaces {
     Of(String),
     Matching(Selector),
 }
 
 /// What the policies that stay ask for.
-#[derive(Debug, Default)]
-struct Asked {
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Asked {
     peers: BTreeSet<(Namespaces, Selector)>,
     keys: BTreeSet<String>,
     port_names: BTreeSet<String>,
     /// A named port is looked up on whatever pod has an address.
-    every_pod: bool,
+    pub(crate) every_pod: bool,
 }
 
 impl Asked {
@@ -117,6 +120,14 @@ impl Asked {
             }
             self.ports(rule.ports.as_deref(), by_address);
         }
+    }
+
+    /// The labels and ports of a pod that the policies can see.
+    pub(crate) fn seen(&self, pod: &Pod) -> (Labels, Vec<ContainerPort>) {
+        let labels = pod.labels.iter().filter(|(key, _)| self.keys.contains(*key));
+        let named = |p: &&ContainerPort| p.name.as_ref().is_some_and(|name| self.port_names.contains(name));
+        let labels = labels.map(|(key, value)| (key.clone(), value.clone())).collect();
+        (labels, pod.ports.iter().filter(named).cloned().collect())
     }
 
     /// `by_address`: whether the rule has peers that are no pods by labels.
@@ -188,7 +199,9 @@ pub fn slice<'a>(cluster: &Cluster<'a>, node: &str) -> Slice {
             .map(|policy| cluster_named(policy, &mut sources))
             .collect(),
     };
-    Slice { objects, sources }
+    let selectors = owned(&selectors);
+    let alike = Alike::new(node, asked, selectors, &objects);
+    Slice { objects, sources, alike }
 }
 
 /// Key and value.
@@ -197,18 +210,16 @@ type Label<'a> = (&'a String, &'a String);
 /// A pod with no more than the policies that stay can see of it.
 fn seen_by(asked: &Asked, bound: &BoundPod<'_>) -> Pod {
     let BoundPod { pod, ips, node } = bound;
-    let labels = pod.labels.iter().filter(|(key, _)| asked.keys.contains(*key));
-    let ports =
-        pod.ports.iter().filter(|p| p.name.as_ref().is_some_and(|name| asked.port_names.contains(name)));
+    let (labels, ports) = asked.seen(pod);
     Pod {
         namespace: pod.namespace.clone(),
         name: pod.name.clone(),
-        labels: labels.map(|(key, value)| (key.clone(), value.clone())).collect(),
+        labels,
         node: node.map(str::to_owned),
         host_network: pod.host_network,
         phase: pod.phase,
         ips: ips.clone(),
-        ports: ports.cloned().collect(),
+        ports,
         owners: pod.owners.clone(),
         at: pod.at,
     }
@@ -332,10 +343,10 @@ mod tests {
         for node in ["n0", "n1", "n2"] {
             let some = slice(&all(&objects), node);
             assert!(some.objects.policies.len() < objects.policies.len() || node == "n2", "{node}");
-            let bundle = compile(some, node, &[Backend::Nftables]).unwrap();
+            let bundle = compile(some.objects, &some.sources, node, &[Backend::Nftables]).unwrap();
             builder.prove(&bundle).unwrap();
-            let all = Slice { objects: objects.clone(), sources: sources.clone() };
-            let all = compile(all, node, &[Backend::Nftables]).unwrap();
+            let all = Slice { objects: objects.clone(), sources: sources.clone(), alike: Alike::default() };
+            let all = compile(all.objects, &all.sources, node, &[Backend::Nftables]).unwrap();
             assert_eq!(bundle.bindings().unwrap(), all.bindings().unwrap());
         }
     }
@@ -368,7 +379,8 @@ mod tests {
                 Some(bundle) => held = Some(bundle),
                 None => reused += 1,
             }
-            let fresh = compile(slice(&all(&objects), "n0"), "n0", &backends).unwrap();
+            let fresh = slice(&all(&objects), "n0");
+            let fresh = compile(fresh.objects, &fresh.sources, "n0", &backends).unwrap();
             assert_eq!(held.as_ref(), Some(&fresh), "step {step}");
         }
         assert!(reused > 0 && reused < 60, "{reused}");

@@ -5,10 +5,10 @@ use crate::sandboxes::Sandboxes;
 use crate::table::Table;
 use crate::trim::{NodeData, PodData, PolicyData};
 use netpolc_bundle::wire::Sandbox;
-use netpolc_frontend::objects::{self, ClusterPolicy, Namespace, Phase, Policy};
+use netpolc_frontend::objects::{self, ClusterPolicy, NAMESPACE_NAME_LABEL, Namespace, Phase, Policy};
 use netpolc_frontend::source::{SourceId, Span};
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 /// The kinds that are watched.
@@ -87,8 +87,11 @@ pub struct Store {
     pods: Table<PodData>,
     policies: Table<PolicyData<Policy>>,
     cluster_policies: Table<PolicyData<ClusterPolicy>>,
+    /// Which pods' objects show an address.
+    showing: HashMap<IpAddr, Vec<String>>,
+    touched: Touched,
     /// What the CNI plugin told.
-    pub sandboxes: Sandboxes,
+    sandboxes: Sandboxes,
 }
 
 impl Store {
@@ -101,6 +104,8 @@ impl Store {
             pods: Table::default(),
             policies: Table::default(),
             cluster_policies: Table::default(),
+            showing: HashMap::new(),
+            touched: Touched::All,
             sandboxes,
         }
     }
@@ -118,19 +123,70 @@ impl Store {
                 }
                 false
             }
-            Told::Is(object) => self.put(object),
-            Told::Gone(kind, key) => self.remove(kind, &key),
-            Told::Complete(kind) => self.complete(kind),
+            Told::Is(Object::Pod(pod)) => self.put_pod(*pod),
+            Told::Gone(Kind::Pods, key) => self.remove_pod(&key),
+            told => {
+                let news = match told {
+                    Told::Is(object) => self.put(object),
+                    Told::Gone(kind, key) => self.remove(kind, &key),
+                    Told::Complete(kind) => self.complete(kind),
+                    Told::Begin(_) => false,
+                };
+                if news {
+                    self.touched = Touched::All;
+                }
+                news
+            }
         }
+    }
+
+    fn put_pod(&mut self, data: PodData) -> bool {
+        let key = full_name(&data.pod);
+        // Such a pod has the addresses of its node, and no policy is about it.
+        if data.pod.host_network {
+            return self.remove_pod(&key);
+        }
+        let addrs = |data: &PodData| data.pod.ips.clone();
+        let (before, after) = (self.pods.get(&key).map(addrs).unwrap_or_default(), addrs(&data));
+        let news = self.pods.put(key.clone(), data);
+        if news {
+            self.shows(&key, &before, &after);
+        }
+        news
+    }
+
+    fn remove_pod(&mut self, key: &str) -> bool {
+        let gone = self.pods.remove(key);
+        if let Some(data) = &gone {
+            self.shows(key, &data.pod.ips, &[]);
+        }
+        gone.is_some()
+    }
+
+    /// The object of a pod shows other addresses than before, or is otherwise different.
+    fn shows(&mut self, key: &str, before: &[IpAddr], after: &[IpAddr]) {
+        for addr in before.iter().filter(|addr| !after.contains(addr)) {
+            if let Some(pods) = self.showing.get_mut(addr) {
+                pods.retain(|pod| pod != key);
+                if pods.is_empty() {
+                    self.showing.remove(addr);
+                }
+            }
+        }
+        for addr in after.iter().filter(|addr| !before.contains(addr)) {
+            let pods = self.showing.entry(*addr).or_default();
+            if !pods.iter().any(|pod| pod == key) {
+                pods.push(key.to_owned());
+            }
+        }
+        self.touch([key.to_owned()], &[before, after].concat());
     }
 
     fn put(&mut self, object: Object) -> bool {
         match object {
             Object::Namespace(n) => self.namespaces.put(n.name.clone(), *n),
             Object::Node(n) => self.nodes.put(n.node.name.clone(), *n),
-            // Such a pod has the addresses of its node, and no policy is about it.
-            Object::Pod(p) if p.pod.host_network => self.pods.remove(&full_name(&p.pod)).is_some(),
-            Object::Pod(p) => self.pods.put(full_name(&p.pod), *p),
+            Object::Pod(p) => self.put_pod(*p),
             Object::Policy(p) => self.policies.put(format!("{}/{}", p.policy.namespace, p.policy.name), *p),
             Object::ClusterPolicy(p) => self.cluster_policies.put(p.policy.name.clone(), *p),
         }
@@ -140,7 +196,7 @@ impl Store {
         match kind {
             Kind::Namespaces => self.namespaces.remove(key).is_some(),
             Kind::Nodes => self.nodes.remove(key).is_some(),
-            Kind::Pods => self.pods.remove(key).is_some(),
+            Kind::Pods => self.remove_pod(key),
             Kind::Policies => self.policies.remove(key).is_some(),
             Kind::ClusterPolicies => self.cluster_policies.remove(key).is_some(),
         }
@@ -152,6 +208,14 @@ impl Store {
             Kind::Nodes => self.nodes.end(),
             Kind::Pods => {
                 let news = self.pods.end();
+                if news {
+                    self.showing.clear();
+                    for (key, data) in self.pods.iter() {
+                        for addr in &data.pod.ips {
+                            self.showing.entry(*addr).or_default().push(key.to_owned());
+                        }
+                    }
+                }
                 let (pods, node) = (&self.pods, self.node.as_str());
                 self.sandboxes.compare_restored(|s| known(pods, node, s) != Known::No);
                 news
@@ -196,6 +260,29 @@ impl Store {
         known(&self.pods, &self.node, sandbox)
     }
 
+    /// All sandboxes.
+    pub fn sandboxes(&self) -> &Sandboxes {
+        &self.sandboxes
+    }
+
+    /// A sandbox was made.
+    ///
+    /// # Errors
+    /// If there are more than a node can have.
+    pub fn add(&mut self, sandbox: Sandbox) -> Result<(), String> {
+        let (pod, addresses) = (sandbox.pod.clone(), sandbox.addresses.clone());
+        let before: Vec<Sandbox> = self.sandboxes.iter().cloned().collect();
+        self.sandboxes.add(sandbox)?;
+        let gone = before
+            .into_iter()
+            .filter(|s| self.sandboxes.get(&s.container, &s.interface).is_none_or(|now| now != s));
+        for sandbox in gone.collect::<Vec<_>>() {
+            self.touch([sandbox.pod], &sandbox.addresses);
+        }
+        self.touch([pod], &addresses);
+        Ok(())
+    }
+
     /// A sandbox is about to end; says whether anything is different now.
     pub fn end(&mut self, asked: &Sandbox) -> bool {
         let known = self.sandboxes.remove(&asked.container, &asked.interface);
@@ -218,6 +305,7 @@ impl Store {
 
     /// The pod's object shows its addresses for some time yet.
     fn ended(&mut self, sandbox: &Sandbox) -> bool {
+        self.touch([sandbox.pod.clone()], &sandbox.addresses);
         let Some(pod) = self.pods.get(&sandbox.pod).filter(|p| p.is(sandbox.uid.as_deref())) else {
             return false;
         };
@@ -257,50 +345,135 @@ impl Store {
 
     /// The pods that count, with the addresses that count, each address once.
     fn bound_pods(&self) -> Vec<BoundPod<'_>> {
-        let mut told: BTreeMap<&str, Vec<&Sandbox>> = BTreeMap::new();
-        let mut sandboxed: HashSet<IpAddr> = HashSet::new();
-        for sandbox in self.sandboxes.iter() {
-            told.entry(&sandbox.pod).or_default().push(sandbox);
-            sandboxed.extend(&sandbox.addresses);
-        }
-        let of_nodes: HashSet<IpAddr> = self.nodes.values().flat_map(|n| &n.node.addrs).copied().collect();
-        let mut out: Vec<(&PodData, BoundPod<'_>)> = Vec::with_capacity(self.pods.len());
-        let mut owners: HashMap<IpAddr, usize> = HashMap::with_capacity(self.pods.len());
-        for (key, data) in self.pods.iter().filter(|(_, data)| data.pod.phase != Phase::Finished) {
-            let own = self.own_addresses(key, data, told.get(key).map(Vec::as_slice).unwrap_or_default());
-            let local = own.is_some();
-            let shown = || {
-                let ended = |ip: &&IpAddr| self.sandboxes.has_ended(key, &data.uid, ip);
-                data.pod.ips.iter().filter(|ip| !sandboxed.contains(*ip) && !ended(ip)).copied().collect()
-            };
-            let mut ips: Vec<IpAddr> = own.unwrap_or_else(shown);
-            ips.retain(|ip| !of_nodes.contains(ip));
-            ips.retain(|ip| match owners.get(ip).copied() {
-                None => true,
-                // The address was given to another pod before the object of the first shows it.
-                Some(other) => {
-                    let newer = rank(data) > out.get(other).map_or((false, 0), |(other, _)| rank(other));
-                    if newer && let Some((_, loser)) = out.get_mut(other) {
-                        loser.ips.retain(|i| i != ip);
-                    }
-                    newer
-                }
-            });
-            if ips.is_empty() {
-                continue;
-            }
-            owners.extend(ips.iter().map(|ip| (*ip, out.len())));
-            let node = if local { Some(self.node.as_str()) } else { data.pod.node.as_deref() };
-            out.push((data, BoundPod { pod: &data.pod, ips, node }));
-        }
-        out.into_iter().map(|(_, pod)| pod).collect()
+        let view = self.view();
+        self.pods.iter().filter_map(|(key, data)| view.bound(key, data)).collect()
     }
 
-    /// The addresses of a pod of this node, where the CNI plugin told them.
-    fn own_addresses(&self, key: &str, data: &PodData, told: &[&Sandbox]) -> Option<Vec<IpAddr>> {
-        let mine = told.iter().filter(|s| s.pod == key && is_pod_of(data, &self.node, s));
-        let addresses: Vec<IpAddr> = mine.flat_map(|s| &s.addresses).copied().collect();
-        (!addresses.is_empty()).then_some(addresses)
+    /// Some pods as they count now, by name; `None` for one that does not.
+    pub fn bound<'a>(&'a self, keys: &'a BTreeSet<String>) -> Vec<(&'a str, Option<BoundPod<'a>>)> {
+        let view = self.view();
+        let bound = |key: &'a String| {
+            let data = self.pods.get(key);
+            (key.as_str(), data.and_then(|data| view.bound(key, data)))
+        };
+        keys.iter().map(bound).collect()
+    }
+
+    /// The policies that select a pod.
+    pub fn selecting(&self, pod: &objects::Pod) -> Vec<PolicyName<'_>> {
+        let of_namespace = |p: &&PolicyData<Policy>| p.policy.namespace == pod.namespace;
+        let plain =
+            self.policies.values().filter(of_namespace).filter(|p| p.policy.subject.matches(&pod.labels));
+        let mut names: Vec<PolicyName<'_>> =
+            plain.map(|p| (Some(p.policy.namespace.as_str()), p.policy.name.as_str())).collect();
+        if !self.cluster_policies.is_empty() {
+            let mut labels =
+                self.namespaces.get(&pod.namespace).map(|n| n.labels.clone()).unwrap_or_default();
+            labels.entry(NAMESPACE_NAME_LABEL.to_owned()).or_insert_with(|| pod.namespace.clone());
+            let selects = |p: &&PolicyData<ClusterPolicy>| {
+                let (namespaces, pods) = &p.policy.subject;
+                namespaces.matches(&labels) && pods.matches(&pod.labels)
+            };
+            names.extend(
+                self.cluster_policies.values().filter(selects).map(|p| (None, p.policy.name.as_str())),
+            );
+        }
+        names
+    }
+
+    /// What may have changed since this was asked last.
+    pub fn take_touched(&mut self) -> Touched {
+        std::mem::replace(&mut self.touched, Touched::Pods(BTreeSet::new()))
+    }
+
+    /// Puts back what was taken and did not come into force.
+    pub fn touch_all(&mut self) {
+        self.touched = Touched::All;
+    }
+
+    /// These pods may count otherwise than before, and so may those that show their addresses.
+    fn touch(&mut self, keys: impl IntoIterator<Item = String>, addrs: &[IpAddr]) {
+        if let Touched::Pods(touched) = &mut self.touched {
+            touched.extend(keys);
+            touched.extend(addrs.iter().filter_map(|addr| self.showing.get(addr)).flatten().cloned());
+        }
+    }
+
+    fn view(&self) -> View<'_> {
+        let mut view = View {
+            store: self,
+            of_nodes: self.nodes.values().flat_map(|n| &n.node.addrs).copied().collect(),
+            told: HashMap::new(),
+            sandboxed: HashMap::new(),
+        };
+        for sandbox in self.sandboxes.iter() {
+            view.told.entry(&sandbox.pod).or_default().push(sandbox);
+            view.sandboxed.extend(sandbox.addresses.iter().map(|addr| (*addr, sandbox.pod.as_str())));
+        }
+        view
+    }
+}
+
+/// A policy's namespace, if it has one, and name.
+pub type PolicyName<'a> = (Option<&'a str>, &'a str);
+
+/// What may have changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Touched {
+    /// Anything.
+    All,
+    /// Which addresses these pods have, or what labels, and nothing else.
+    Pods(BTreeSet<String>),
+}
+
+/// Who has which address, as of now.
+struct View<'a> {
+    store: &'a Store,
+    of_nodes: HashSet<IpAddr>,
+    /// The sandboxes of each pod.
+    told: HashMap<&'a str, Vec<&'a Sandbox>>,
+    /// The pod of each address that has a sandbox.
+    sandboxed: HashMap<IpAddr, &'a str>,
+}
+
+impl<'a> View<'a> {
+    /// A pod with the addresses that count; `None` if it does not count.
+    fn bound(&self, key: &'a str, data: &'a PodData) -> Option<BoundPod<'a>> {
+        if data.pod.phase == Phase::Finished {
+            return None;
+        }
+        let (mut ips, local) = self.claims(key, data);
+        ips.retain(|ip| !self.of_nodes.contains(ip) && self.wins(key, data, *ip));
+        let node = if local { Some(self.store.node.as_str()) } else { data.pod.node.as_deref() };
+        (!ips.is_empty()).then_some(BoundPod { pod: &data.pod, ips, node })
+    }
+
+    /// The addresses that a pod lays claim to, and whether the CNI plugin told them.
+    fn claims(&self, key: &str, data: &PodData) -> (Vec<IpAddr>, bool) {
+        let told = self.told.get(key).map(Vec::as_slice).unwrap_or_default();
+        let mine = told.iter().filter(|s| is_pod_of(data, &self.store.node, s));
+        let own: Vec<IpAddr> = mine.flat_map(|s| &s.addresses).copied().collect();
+        if !own.is_empty() {
+            return (own, true);
+        }
+        let ended = |ip: &&IpAddr| self.store.sandboxes.has_ended(key, &data.uid, ip);
+        let shown = data.pod.ips.iter().filter(|ip| !self.sandboxed.contains_key(*ip) && !ended(ip));
+        (shown.copied().collect(), false)
+    }
+
+    /// Whether no other pod has a better claim: an address was given to another pod before the object of the first shows it.
+    fn wins(&self, key: &str, data: &PodData, ip: IpAddr) -> bool {
+        let showing = self.store.showing.get(&ip).into_iter().flatten().map(String::as_str);
+        let others = showing.chain(self.sandboxed.get(&ip).copied()).filter(|other| *other != key);
+        !others.into_iter().any(|other| {
+            let Some(theirs) = self.store.pods.get(other) else { return false };
+            let better = match rank(theirs).cmp(&rank(data)) {
+                std::cmp::Ordering::Greater => true,
+                std::cmp::Ordering::Equal => other < key,
+                std::cmp::Ordering::Less => false,
+            };
+            better && theirs.pod.phase != Phase::Finished && self.claims(other, theirs).0.contains(&ip)
+        })
     }
 }
 

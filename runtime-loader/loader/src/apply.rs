@@ -61,17 +61,30 @@ pub fn apply_bundle(
     backend: Option<Backend>,
     established: Established,
 ) -> Result<Report, Error> {
-    let read = bundle.read_back()?;
+    apply_read(kernel, bundle, &bundle.read_back()?, backend, established)
+}
+
+/// As [`apply_bundle`], for one whose artifacts were read back already.
+///
+/// # Errors
+/// As [`apply`].
+pub fn apply_read(
+    kernel: &mut dyn Kernel,
+    bundle: &Bundle,
+    read: &ReadBack,
+    backend: Option<Backend>,
+    established: Established,
+) -> Result<Report, Error> {
     let bindings = bundle.bindings()?;
     let mut notes: Vec<String> = kernel.lock()?.into_iter().collect();
     let (interfaces, missing) = routes::pod_interfaces(&bindings, &kernel.routes()?);
     notes.extend(missing);
-    let goal = Goal { bundle, read: &read, interfaces: &interfaces, established };
+    let goal = Goal { bundle, read, interfaces: &interfaces, established };
     let chosen = choose(kernel, &goal, backend, &mut notes)?;
     let (version, outcome) = dataplane::of(chosen).apply(kernel, &goal, &mut notes)?;
     remove_others(kernel, chosen, &mut notes);
     let cut = match established {
-        Established::Cut => cut_denied(kernel, chosen, &read, &mut notes),
+        Established::Cut => cut_denied(kernel, chosen, read, &mut notes),
         Established::Keep => None,
     };
     Ok(Report { backend: chosen, version, outcome, interfaces: interfaces.names.len(), cut, notes })

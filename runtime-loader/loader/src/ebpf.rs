@@ -16,15 +16,17 @@ use crate::Error;
 use crate::cut::Established;
 use crate::dataplane::{Dataplane, Goal, InForce, Outcome};
 use crate::kernel::Kernel;
-use generation::{Generation, Wanted};
+use crate::routes::PodInterfaces;
+use generation::{Generation, Meta, Wanted};
 use hook::Hook;
 use netpolc_bundle::bpf::Field;
-use netpolc_bundle::bpf::contents::Contents;
+use netpolc_bundle::bpf::contents::{Contents, Pod};
 use netpolc_bundle::bpf::layout::SHARED;
-use netpolc_bundle::{Artifact, Backend, Version};
+use netpolc_bundle::{Artifact, Backend, LocalPod, Version};
 use nix::net::if_::if_nametoindex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 /// Our programs at the FORWARD hook.
@@ -256,9 +258,12 @@ fn name_of(index: u32) -> String {
 
 /// Which of the contents' pods is behind which interface.
 fn interfaces(goal: &Goal<'_>, contents: &Contents) -> Result<BTreeMap<u32, u32>, Error> {
-    let pods = goal.bundle.bindings()?.pods;
+    Ok(interfaces_of(&goal.bundle.bindings()?.pods, goal.interfaces, contents))
+}
+
+fn interfaces_of(pods: &[LocalPod], interfaces: &PodInterfaces, contents: &Contents) -> BTreeMap<u32, u32> {
     let mut found = BTreeMap::new();
-    for (name, behind) in &goal.interfaces.pods {
+    for (name, behind) in &interfaces.pods {
         // One that has just gone takes its packets with it.
         let Ok(index) = if_nametoindex(name.as_str()) else { continue };
         let addresses = behind.iter().filter_map(|i| pods.get(*i)).flat_map(|pod| &pod.addresses);
@@ -267,14 +272,36 @@ fn interfaces(goal: &Goal<'_>, contents: &Contents) -> Result<BTreeMap<u32, u32>
             .map(|pod| pod.pod)
             .filter(|n| *n != 0)
             .collect();
-        let shared = goal.interfaces.shared.contains(name);
+        let shared = interfaces.shared.contains(name);
         match numbers.into_iter().collect::<Vec<_>>().as_slice() {
             [] => {}
             [one] if !shared => drop(found.insert(index, *one)),
             _ => drop(found.insert(index, SHARED)),
         }
     }
-    Ok(found)
+    found
+}
+
+/// Lets addresses of pods come and go in the version in force. Each comes or goes in one step: first those that go, then
+/// interfaces, so that no packet of a new pod is taken for forged, then those that come. What the version is called is
+/// changed last: a loader that is killed before has left maps that are no version of ours, and a successor mends them.
+///
+/// # Errors
+/// If another version is in force, or if the kernel refuses; then part of it may have been done, which the next look mends.
+pub(crate) fn rebind(
+    from: Version,
+    to: Version,
+    (contents, digest): (&Contents, Version),
+    changed: &BTreeMap<IpAddr, Option<Pod>>,
+    (pods, behind): (&[LocalPod], &PodInterfaces),
+) -> Result<(), Error> {
+    let other = || Error::Refused(format!("version {from} is not in force"));
+    let dir = bpffs::find()?.ok_or_else(other)?;
+    let live = observe(&dir).live.filter(|live| live.meta.version == from).ok_or_else(other)?;
+    live.set_pods(contents, changed, false)?;
+    live.set_interfaces(&interfaces_of(pods, behind, contents))?;
+    live.set_pods(contents, changed, true)?;
+    live.rename(Meta { version: to, contents: digest, established: live.meta.established })
 }
 
 /// What the loader was told becomes of connections, as the programs are called.

@@ -10,6 +10,8 @@ pub enum Error {
     Bundle(#[from] BundleError),
     #[error("the bundle is refused: {0}")]
     Refused(String),
+    #[error("addresses cannot come and go without a new bundle: {0}")]
+    Unlike(#[from] netpolc_bundle::rebind::Unlike),
     #[error("{program} is not installed: looked for it in {dirs}")]
     NoProgram { program: String, dirs: String },
     #[error("{backend} cannot be used here: {reason}")]
@@ -46,6 +48,7 @@ impl Error {
         match self {
             Error::Bundle(_)
             | Error::Refused(_)
+            | Error::Unlike(_)
             | Error::Permission(_)
             | Error::Io { .. }
             | Error::Incomplete(_)

@@ -9,6 +9,7 @@
 //! [`kernel`], [`lock`], [`netlink`], [`daemon`] and [`node`] touch processes, system files and sockets.
 
 pub mod apply;
+pub mod batch;
 pub mod conntrack;
 pub mod cut;
 pub mod daemon;
@@ -18,6 +19,7 @@ mod error;
 pub mod generation;
 pub mod iptables;
 pub mod kernel;
+pub mod live;
 pub mod lock;
 pub mod netlink;
 pub mod nftables;

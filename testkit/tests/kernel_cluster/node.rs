@@ -51,6 +51,9 @@ impl Node {
         for plugin in ["ptp", "host-local", "portmap"] {
             symlink(Path::new(PLUGINS).join(plugin), dir.join("bin").join(plugin)).unwrap();
         }
+        // The plugin ptp gives each pod's end on the node the gateway's address. As long as the kernel asks around whether
+        // others have it, up to two seconds, it does not answer for it, and what a pod sends by IPv6 is lost in the pod.
+        netns.sh("sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0");
         let server = Server::start(&netns, &name);
         lan.plug(&netns, number);
         let [v4, v6] = addrs(OUTSIDE);

@@ -26,9 +26,6 @@ const PODS: usize = 24;
 const ALIVE: usize = 4;
 /// How often a pod sends to each target once `ADD` has returned.
 const AFTER: usize = 30;
-/// One of so many packets that must come may be lost. It should be none: under eBPF two of forty pods lost what they sent
-/// by IPv6 to an isolated pod until the loader looked again (docs/roadmap.md).
-const TOLERATED: usize = 10;
 /// Between two packets of a pod to the same target.
 const PACE: Duration = Duration::from_millis(1);
 /// Where to.
@@ -153,6 +150,11 @@ fn churn(
         let sent = std::thread::scope(|scope| {
             let sender = scope.spawn(|| send(&netns, &name, targets, &added));
             sandbox.add(node, PATIENCE);
+            // A pod that sends before the node's end of its link has an address asks in vain who the gateway is, and asks
+            // again after a second. Until then its packets are lost in the pod, which says nothing about rules.
+            sandbox
+                .netns
+                .sh("ip -6 neigh flush dev eth0 nud incomplete; ip -4 neigh flush dev eth0 nud incomplete");
             added.store(true, Ordering::Release);
             sender.join().unwrap()
         });
@@ -223,7 +225,7 @@ fn check(backend: Backend) {
     );
     println!("{}", node::plugin_times(&cluster.nodes));
     assert!(leaked.is_empty(), "leaked: {leaked:?}\n{}", cluster.logs());
-    assert!(lost.len() * TOLERATED <= allowed, "lost: {lost:?}\n{}", cluster.logs());
+    assert!(lost.is_empty(), "lost: {lost:?}\n{}", cluster.logs());
     assert!(denied > 100 && allowed > 100, "too few packets to say anything");
 }
 

@@ -118,13 +118,16 @@ impl Contents {
         }
     }
 
+    /// The entry of a pod's address.
+    pub fn pod_entry(&self, addr: IpAddr, pod: &Pod) -> Entry {
+        let words = [pod.column, self.base(pod.ingress), self.base(pod.egress), pod.pod];
+        let value = words.into_iter().flat_map(u32::to_le_bytes).collect();
+        Entry { map: Map::Pods, key: layout::pod_key(addr).to_vec(), value }
+    }
+
     /// All entries, in the order of maps and keys. Arrays start as zeros, which is "nothing allowed".
     pub fn entries(&self) -> impl Iterator<Item = Entry> + '_ {
-        let pods = self.pods.iter().map(|(addr, pod)| {
-            let words = [pod.column, self.base(pod.ingress), self.base(pod.egress), pod.pod];
-            let value = words.into_iter().flat_map(u32::to_le_bytes).collect();
-            Entry { map: Map::Pods, key: layout::pod_key(*addr).to_vec(), value }
-        });
+        let pods = self.pods.iter().map(|(addr, pod)| self.pod_entry(*addr, pod));
         let blocks = self.blocks.iter().map(|(block, column)| Entry {
             map: Map::Blocks,
             key: layout::block_key(block).to_vec(),

@@ -22,12 +22,17 @@ pub struct Pair {
 
 /// The version of an artifact.
 pub fn digest(pair: &Pair) -> Version {
+    digest_with(pair, contents_digest(pair.cut.contents.entries()))
+}
+
+/// The version of an artifact whose [`contents_digest`] is known.
+pub fn digest_with(pair: &Pair, contents: Version) -> Version {
     let mut hash = Sha256::new();
     hash.update(b"netpolc ebpf 1");
     for artifact in [&pair.cut, &pair.keep] {
         program(&mut hash, &artifact.program);
     }
-    hash.update(contents_digest(pair.cut.contents.entries()).to_string());
+    hash.update(contents.to_string());
     Version::from_hash(&hash.finalize())
 }
 

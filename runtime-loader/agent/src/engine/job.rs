@@ -1,10 +1,12 @@
 //! What is done beside the engine: compile, and bring into force.
 
+use crate::alike::Addresses;
 use crate::compile::Compiler;
 use crate::link::Link;
 use crate::relevant::Slice;
-use netpolc_bundle::Backend;
+use netpolc_bundle::rebind::Rebind;
 use netpolc_bundle::wire::Network;
+use netpolc_bundle::{Artifact, Backend, LocalPod, Version};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -13,11 +15,21 @@ use tokio::task::{JoinHandle, spawn_blocking};
 #[derive(Debug)]
 pub(super) struct Task {
     pub(super) compiler: Compiler,
-    /// To be compiled; without, the last bundle is brought once more.
-    pub(super) slice: Option<Slice>,
+    pub(super) work: Work,
     pub(super) network: Option<Network>,
     pub(super) node: String,
     pub(super) backends: Vec<Backend>,
+}
+
+/// The three kinds of jobs.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// Compile this and bring it into force.
+    Compile(Box<Slice>),
+    /// Bring the last bundle once more.
+    Again,
+    /// Let addresses come and go in what is in force, which is of this version.
+    Rebind(Addresses, (Artifact, Version)),
 }
 
 /// What came of it.
@@ -29,8 +41,12 @@ pub(super) struct Done {
     pub(super) compiled: Option<Result<Duration, String>>,
     /// Whether a bundle was sent, or why none could be.
     pub(super) brought: Result<bool, String>,
+    /// The pods that have other addresses now, and that are in force.
+    pub(super) rebound: Option<Vec<LocalPod>>,
     /// The last change that it knew.
     pub(super) generation: u64,
+    /// How long it took.
+    pub(super) took: Duration,
     /// When the first change that it was the first to know was seen.
     pub(super) seen: Option<Instant>,
 }
@@ -52,18 +68,35 @@ impl Job {
 }
 
 fn work(mut link: Link, task: Task, generation: u64, seen: Option<Instant>) -> Done {
+    let begun = Instant::now();
     let mut compiler = task.compiler;
-    let compiled = task.slice.map(|slice| {
-        let started = Instant::now();
-        let bundle = compiler.bundle(slice, &task.node, &task.backends).map_err(|e| e.to_string())?;
-        // Without a new one, the link still has the last.
-        if let Some(bundle) = bundle {
-            link.take(bundle);
+    let (mut compiled, mut rebound) = (None, None);
+    let bring = |link: &mut Link| link.bring(task.network.as_ref()).map_err(|e| e.to_string());
+    let brought = match task.work {
+        Work::Compile(slice) => {
+            let started = Instant::now();
+            let bundle = compiler.bundle(*slice, &task.node, &task.backends).map_err(|e| e.to_string());
+            compiled = Some(bundle.map(|bundle| {
+                link.take(bundle);
+                started.elapsed()
+            }));
+            bring(&mut link)
         }
-        Ok(started.elapsed())
-    });
-    let brought = link.bring(task.network.as_ref()).map_err(|e| e.to_string());
-    Done { link, compiler, compiled, brought, generation, seen }
+        Work::Again => bring(&mut link),
+        Work::Rebind(addresses, (artifact, from)) => {
+            let Addresses { gone, like, pods, .. } = addresses.clone();
+            let change = Rebind { artifact, from, gone, like, pods };
+            match link.rebind(change) {
+                Ok(()) => {
+                    rebound = Some(addresses.pods.clone());
+                    compiler.alike.done(addresses);
+                    Ok(true)
+                }
+                Err(error) => Err(error.to_string()),
+            }
+        }
+    };
+    Done { link, compiler, compiled, brought, rebound, generation, took: begun.elapsed(), seen }
 }
 
 /// Waits for the job, if there is one.
@@ -78,7 +111,9 @@ pub(super) async fn finished(job: &mut Option<Job>) -> Done {
         compiler: Compiler::default(),
         compiled: Some(Err(error.to_string())),
         brought: Ok(false),
+        rebound: None,
         generation,
+        took: Duration::ZERO,
         seen: None,
     })
 }

@@ -64,7 +64,7 @@ impl Engine {
         if sandbox.addresses.is_empty() {
             return Err("the pod has no address".to_owned());
         }
-        self.store.sandboxes.add(sandbox.clone())?;
+        self.store.add(sandbox.clone())?;
         self.changed(Instant::now(), true);
         self.save();
         Ok(())
@@ -92,7 +92,7 @@ impl Engine {
     }
 
     fn check(&self, sandbox: &Sandbox) -> FromAgent {
-        let Some(known) = self.store.sandboxes.get(&sandbox.container, &sandbox.interface) else {
+        let Some(known) = self.store.sandboxes().get(&sandbox.container, &sandbox.interface) else {
             return failed("the agent does not know this sandbox", false);
         };
         if known.pod != sandbox.pod || sandbox.addresses.iter().any(|a| !known.addresses.contains(a)) {
@@ -154,7 +154,7 @@ impl Engine {
         if in_force && self.is_bound(sandbox) {
             return Some(FromAgent::Done);
         }
-        if self.store.sandboxes.get(&sandbox.container, &sandbox.interface) != Some(sandbox) {
+        if self.store.sandboxes().get(&sandbox.container, &sandbox.interface) != Some(sandbox) {
             return Some(failed("the sandbox has ended, or another one has its pod or address", false));
         }
         let known = self.store.known(sandbox);

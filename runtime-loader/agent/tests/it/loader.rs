@@ -16,6 +16,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Default)]
 struct State {
     bundles: Vec<Bundle>,
+    /// How many of the bundles are others after addresses have come and gone.
+    rebinds: usize,
     networks: Vec<Network>,
     hold: bool,
     refuse: bool,
@@ -136,6 +138,13 @@ fn serve(mut stream: UnixStream, shared: &Shared) -> io::Result<()> {
                 version = bundle.manifest.artifacts.values().next().map(ToString::to_string);
                 state = shared.state.lock().unwrap();
                 state.bundles.push(bundle);
+            }
+            ToLoader::Rebind(change) => {
+                state = shared.state.lock().unwrap();
+                let bundle = state.bundles.last().unwrap().rebound(&change).unwrap();
+                version = bundle.manifest.artifacts.values().next().map(ToString::to_string);
+                state.bundles.push(bundle);
+                state.rebinds += 1;
             }
             ToLoader::Network(network) => {
                 state = shared.state.lock().unwrap();

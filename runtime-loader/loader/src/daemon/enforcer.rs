@@ -1,15 +1,19 @@
 //! What the daemon needs of whatever enforces a bundle.
 
 use super::audit::audited;
+use super::log::{Level, log};
 use crate::apply::{self, Outcome, Report};
 use crate::conntrack::Connection;
 use crate::cut::Established;
 use crate::kernel::{Kernel as _, System};
+use crate::live::Live;
 use crate::routes::Routes;
 use crate::status::{self, Status};
 use crate::{Error, dataplane, generation};
 use netpolc_bundle::nft::Family;
-use netpolc_bundle::{Backend, Bundle, IR, PROVENANCE};
+use netpolc_bundle::rebind::{Rebind, Unlike};
+use netpolc_bundle::{Backend, Bindings, Bundle, IR, PROVENANCE, Version};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 /// Brings bundles into force.
@@ -32,6 +36,22 @@ pub trait Enforcer: Send {
     /// # Errors
     /// As there.
     fn look(&mut self, form: &Bundle, established: Established) -> Result<Report, Error>;
+
+    /// Lets addresses come and go in what is in force. `pods` are those of the node as they are then.
+    ///
+    /// # Errors
+    /// If another version is in force, or if that takes a new bundle; then what was in force still is, or comes back at the
+    /// next look.
+    fn rebind(&mut self, change: &Rebind, pods: &Bindings) -> Result<Version, Error>;
+
+    /// Ends the connections of these addresses that the rules in force would not let begin; how many.
+    fn cut(&mut self, of: &BTreeSet<IpAddr>) -> u64;
+
+    /// The bundle that would bring into force what is, after addresses have come and gone.
+    ///
+    /// # Errors
+    /// If nothing that was changed so is in force, or if we have a bug.
+    fn bundle(&self, before: &Bundle, pods: &Bindings) -> Result<Bundle, Error>;
 
     /// Ends the connections of addresses that no pod has any more, so that the next pod with one of them takes up none.
     ///
@@ -69,17 +89,19 @@ enum Seen {
 
 /// The kernel of this network namespace, anew for each operation: so the lock is held no longer than one takes, and a
 /// program that is installed later is found.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct ThisKernel {
     wanted: Option<Backend>,
     /// What enforced the last bundle.
     last: Option<Backend>,
+    /// What it said, if addresses can come and go in it.
+    live: Option<Live>,
 }
 
 impl ThisKernel {
     /// With one backend, or with the best that bundle and kernel have.
     pub fn new(wanted: Option<Backend>) -> ThisKernel {
-        ThisKernel { wanted, last: None }
+        ThisKernel { wanted, last: None, live: None }
     }
 }
 
@@ -100,8 +122,10 @@ impl Enforcer for ThisKernel {
     }
 
     fn apply(&mut self, form: &Bundle, established: Established) -> Result<Report, Error> {
-        let report = apply::apply_bundle(&mut System::new(), form, self.wanted, established)?;
+        let read = form.read_back()?;
+        let report = apply::apply_read(&mut System::new(), form, &read, self.wanted, established)?;
         self.last = Some(report.backend);
+        self.live = Live::new(report.backend, report.version, read);
         Ok(report)
     }
 
@@ -118,6 +142,25 @@ impl Enforcer for ThisKernel {
                 Ok(Report { cut: again.cut, notes: [report.notes, again.notes].concat(), ..report })
             }
         }
+    }
+
+    fn rebind(&mut self, change: &Rebind, pods: &Bindings) -> Result<Version, Error> {
+        let nothing = || Error::Unlike(Unlike("nothing is in force in which they could".to_owned()));
+        let live = self.live.as_ref().ok_or_else(nothing)?.rebind(&mut System::new(), change, pods)?;
+        Ok(self.live.insert(live).version())
+    }
+
+    fn cut(&mut self, of: &BTreeSet<IpAddr>) -> u64 {
+        let Some(live) = &self.live else { return 0 };
+        let mut notes = Vec::new();
+        let cut = live.cut(&mut System::new(), of, &mut notes);
+        notes.iter().for_each(|note| log(Level::Warn, "cut", &[("note", note)]));
+        cut.map_or(0, |cut| cut.connections)
+    }
+
+    fn bundle(&self, before: &Bundle, pods: &Bindings) -> Result<Bundle, Error> {
+        let nothing = || Error::Incomplete("it is not known what is in force".to_owned());
+        self.live.as_ref().ok_or_else(nothing)?.bundle(before, pods)
     }
 
     fn end_connections(&mut self, of: &[IpAddr]) -> Result<(), Error> {

@@ -140,6 +140,7 @@ fn text(view: &View) -> String {
     metric(&mut out, "last_look_seconds", "gauge", help, &plain(format!("{:.3}", view.looked.as_secs_f64())));
     let figures = [
         ("applies_total", counters.applies, "Bundles that came into force."),
+        ("rebinds_total", counters.rebinds, "Times that addresses came and went without a new bundle."),
         ("failures_total", counters.failures, "Bundles and repairs that did not."),
         ("repairs_total", counters.repairs, "Times that rules were found changed or gone, and made anew."),
         (

@@ -246,6 +246,10 @@ fn converse(stream: UnixStream, guest: &Guest, state: &State) {
                     report: report.to_string(),
                 })
             }
+            ToLoader::Rebind(change) => state.rebind(&change).map(|version| FromLoader::Done {
+                version: Some(version.to_string()),
+                report: "addresses came and went".to_owned(),
+            }),
             ToLoader::Network(network) => {
                 state.network(network).map(|report| FromLoader::Done { report, version: None })
             }

@@ -8,8 +8,10 @@ use crate::apply::{Outcome, Report};
 use crate::cut::Established;
 use crate::node::{self, CniMode, Node};
 use crate::status::Status;
-use netpolc_bundle::Bundle;
+use netpolc_bundle::rebind::{Rebind, Unlike};
 use netpolc_bundle::wire::Network;
+use netpolc_bundle::{Bindings, Bundle, Version};
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -26,6 +28,7 @@ const REMIND: Duration = Duration::from_secs(60);
 #[expect(missing_docs, reason = "the metrics say it")]
 pub struct Counters {
     pub applies: u64,
+    pub rebinds: u64,
     pub failures: u64,
     pub repairs: u64,
     pub interface_updates: u64,
@@ -50,6 +53,10 @@ pub struct Manner {
 struct Held {
     /// As it is enforced; without the files that the loader does not read.
     form: Bundle,
+    /// The pods of the node.
+    pods: Bindings,
+    /// Whether addresses have come and gone since `form` was made.
+    stale: bool,
     since: SystemTime,
     /// As it came, until it is written down.
     unsaved: Option<Bundle>,
@@ -160,7 +167,8 @@ impl State {
                 &[("in_force", &there), ("written_down", &versions.join(","))],
             );
         }
-        inner.held = Some(Held { form, since, unsaved: None });
+        let pods = form.bindings().unwrap_or_default();
+        inner.held = Some(Held { form, pods, stale: false, since, unsaved: None });
         match inner.apply(self.manner.established) {
             Ok(report) => {
                 said(Level::Info, "resumed", &report);
@@ -203,7 +211,8 @@ impl State {
         let artifacts = &form.manifest.artifacts;
         let same = inner.held.as_ref().filter(|held| held.form.manifest.artifacts == *artifacts);
         let since = same.map_or_else(SystemTime::now, |held| held.since);
-        inner.held = Some(Held { form, since, unsaved: Some(bundle) });
+        let pods = form.bindings()?;
+        inner.held = Some(Held { form, pods, stale: false, since, unsaved: Some(bundle) });
         if report.outcome != Outcome::Unchanged {
             said(Level::Info, "applied", &report);
         }
@@ -214,6 +223,40 @@ impl State {
             return Err(error);
         }
         Ok(report)
+    }
+
+    /// Lets addresses come and go in what is in force. What is written down stays as it is: whoever reads it finds that
+    /// another version is in force, and the agent sends a bundle soon.
+    ///
+    /// # Errors
+    /// If that takes a new bundle, or if the kernel refuses.
+    pub fn rebind(&self, change: &Rebind) -> Result<Version, Error> {
+        let mut inner = self.lock();
+        if self.manner.audit {
+            return Err(Unlike("in audit mode".to_owned()).into());
+        }
+        let begun = Instant::now();
+        inner.stamp = None;
+        inner.status = None;
+        let held = inner.held.as_ref().ok_or_else(|| Unlike("nothing is in force yet".to_owned()))?;
+        let pods = change.bindings(&held.pods)?;
+        let version = inner.enforcer.rebind(change, &pods)?;
+        if let Some(held) = inner.held.as_mut() {
+            held.pods = pods;
+            held.stale = true;
+        }
+        inner.counters.rebinds += 1;
+        // Nothing of an address can have begun while it was closed.
+        let was_open = self.manner.established == Established::Cut && inner.node.mode() != CniMode::Ptp;
+        let new = change.like.iter().map(|(addr, _)| *addr).filter(|_| was_open);
+        let of: BTreeSet<IpAddr> = change.gone.iter().copied().chain(new).collect();
+        if self.manner.established == Established::Cut && !of.is_empty() {
+            let cut = inner.enforcer.cut(&of);
+            inner.counters.connections_cut += cut;
+        }
+        inner.open(self.manner.audit)?;
+        inner.last_apply = begun.elapsed();
+        Ok(version)
     }
 
     /// Makes the node's network as the agent read it.
@@ -338,8 +381,18 @@ impl State {
 
 impl Inner {
     fn apply(&mut self, established: Established) -> Result<Report, Error> {
+        self.refresh()?;
         let Some(held) = &self.held else { return Err(Error::Incomplete("there is no bundle".into())) };
         self.enforcer.apply(&held.form, established)
+    }
+
+    /// Has the bundle say what is in force after addresses have come and gone.
+    fn refresh(&mut self) -> Result<(), Error> {
+        if let Some(held) = self.held.as_mut().filter(|held| held.stale) {
+            held.form = self.enforcer.bundle(&held.form, &held.pods)?;
+            held.stale = false;
+        }
+        Ok(())
     }
 
     /// Lets packets of the bundle's pods pass, and no longer those of addresses that have none any more.
@@ -347,8 +400,8 @@ impl Inner {
         let Some(held) = self.held.as_ref().filter(|_| !audit && self.node.mode() == CniMode::Ptp) else {
             return Ok(());
         };
-        let pods = held.form.bindings()?.pods.into_iter();
-        self.gone.extend(self.node.open(pods.flat_map(|pod| pod.addresses).collect())?);
+        let pods = held.pods.pods.iter();
+        self.gone.extend(self.node.open(pods.flat_map(|pod| &pod.addresses).copied().collect())?);
         if !self.gone.is_empty() {
             // If that fails, the next try begins with them.
             self.enforcer.end_connections(&self.gone)?;
@@ -362,6 +415,9 @@ impl Inner {
         let stamp = self.enforcer.stamp();
         if stamp.is_some() && stamp == self.stamp {
             return;
+        }
+        if let Err(error) = self.refresh() {
+            return self.fault(Part::Rules, &error);
         }
         let Some(held) = &self.held else { return };
         match self.enforcer.look(&held.form, established) {

@@ -11,19 +11,22 @@ use crate::Error;
 use crate::cut::Established;
 use netpolc_bundle::Version;
 use netpolc_bundle::bpf::btf::Btf;
-use netpolc_bundle::bpf::contents::Entry;
-use netpolc_bundle::bpf::layout::{Map, MapType};
+use netpolc_bundle::bpf::contents::{Contents, Entry, Pod};
+use netpolc_bundle::bpf::layout::{self, Map, MapType};
 use netpolc_bundle::bpf::{Field, Pair, contents, contents_digest, object};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::path::Path;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// The pin of the program.
 const PROGRAM: &str = "program";
 /// The pin of what is known about the version.
 const META: &str = "meta";
+/// Where the next one is pinned before it takes its place.
+const FRESH_META: &str = "meta-new";
 /// Bytes of the value of `meta`: two versions in 16 hexadecimal digits, and `c` or `k`.
 const META_BYTES: usize = 40;
 
@@ -32,6 +35,8 @@ const META_BYTES: usize = 40;
 pub(super) struct Generation {
     /// The program.
     pub(super) program: ObjectFd,
+    /// Where it is pinned.
+    dir: PathBuf,
     /// The maps.
     pub(super) maps: BTreeMap<Map, MapFd>,
     /// What `meta` says.
@@ -152,7 +157,7 @@ impl Generation {
         }
         program.pin(&dir.join(PROGRAM)).map_err(|error| map_error("a pin", error))?;
         pin_meta(dir, &wanted.meta).map_err(|error| map_error("the map meta", error))?;
-        Ok(Generation { program, maps, meta: wanted.meta })
+        Ok(Generation { program, dir: dir.to_owned(), maps, meta: wanted.meta })
     }
 
     /// Whether the program's instructions are those of an artifact. It is loaded with the same maps, to be compared by the
@@ -173,7 +178,7 @@ impl Generation {
         let maps = maps.collect::<io::Result<BTreeMap<Map, MapFd>>>()?;
         let meta = MapFd::open(&dir.join(META))?.lookup(&0u32.to_le_bytes())?;
         let meta = Meta::parse(&meta).ok_or_else(damaged)?;
-        Ok(Generation { program, maps, meta })
+        Ok(Generation { program, dir: dir.to_owned(), maps, meta })
     }
 
     /// The digest of what the maps hold now.
@@ -227,6 +232,42 @@ impl Generation {
         Ok(seen != *wanted)
     }
 
+    /// Changes the entries of some addresses: those that come, or those that go.
+    pub(super) fn set_pods(
+        &self,
+        contents: &Contents,
+        changed: &BTreeMap<IpAddr, Option<Pod>>,
+        come: bool,
+    ) -> Result<(), Error> {
+        let fail = |error: io::Error| map_error("map pods", error);
+        let Some(map) = self.maps.get(&Map::Pods) else { return Ok(()) };
+        for (addr, pod) in changed.iter().filter(|(_, pod)| pod.is_some() == come) {
+            match pod {
+                Some(pod) => {
+                    let Entry { key, value, .. } = contents.pod_entry(*addr, pod);
+                    map.update(&key, &value).map_err(fail)?;
+                }
+                None => match map.delete(&layout::pod_key(*addr)) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail(error)),
+                    _ => {}
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// Has what is known about the version say something else, from one moment to the next.
+    pub(super) fn rename(&self, meta: Meta) -> Result<(), Error> {
+        let fail = |error: io::Error| map_error("the map meta", error);
+        let fresh = self.dir.join(FRESH_META);
+        match fs::remove_file(&fresh) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail(error)),
+            _ => {}
+        }
+        make_meta(&meta).and_then(|map| map.pin(&fresh)).map_err(fail)?;
+        fs::rename(&fresh, self.dir.join(META)).map_err(fail)
+    }
+
     /// The packets that were denied since the version came into force.
     pub(super) fn denied(&self) -> io::Result<u64> {
         let Some(map) = self.maps.get(&Map::Denied) else { return Ok(0) };
@@ -245,6 +286,10 @@ fn load(artifact: &object::Artifact, maps: &BTreeMap<Map, MapFd>) -> Result<Obje
 }
 
 fn pin_meta(dir: &Path, meta: &Meta) -> io::Result<()> {
+    make_meta(meta)?.pin(&dir.join(META))
+}
+
+fn make_meta(meta: &Meta) -> io::Result<MapFd> {
     let shape = Shape {
         kind: MapType::Array.number(),
         key: 4,
@@ -256,7 +301,7 @@ fn pin_meta(dir: &Path, meta: &Meta) -> io::Result<()> {
     let map = MapFd::create(&shape)?;
     map.update(&0u32.to_le_bytes(), &meta.bytes())?;
     map.freeze()?;
-    map.pin(&dir.join(META))
+    Ok(map)
 }
 
 /// Fills maps, each in one call.

@@ -9,11 +9,15 @@
 
 use super::cidr::Cidr;
 use super::masquerade::{joined, of_families};
+use netpolc_bundle::nft::{Edit, Family, Key};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// The name of our tables.
 pub const TABLE: &str = "netpolc_closed";
+
+/// The set of the addresses that are open.
+const KNOWN: &str = "known";
 
 /// What is in the tables.
 pub fn bodies(pods: &[Cidr], known: &BTreeSet<IpAddr>) -> BTreeMap<&'static str, String> {
@@ -27,15 +31,31 @@ pub fn bodies(pods: &[Cidr], known: &BTreeSet<IpAddr>) -> BTreeMap<&'static str,
         // What was judged when it began goes on without a look at addresses. Connections of an address that is given
         // back are ended by the daemon.
         let text = format!(
-            "\tset known {{\n\t\ttype {kind}\n\t\tcomment \"pods whose policies are in force\"\n{elements}\t}}\n\
+            "\tset {KNOWN} {{\n\t\ttype {kind}\n\t\tcomment \"pods whose policies are in force\"\n{elements}\t}}\n\
              \tchain forward {{\n\t\ttype filter hook forward priority -1; policy accept;\n\
              \t\tct state established,related accept\n\
-             \t\t{family} saddr {{ {ranges} }} {family} saddr != @known counter drop\n\
-             \t\t{family} daddr {{ {ranges} }} {family} daddr != @known counter drop\n\t}}\n"
+             \t\t{family} saddr {{ {ranges} }} {family} saddr != @{KNOWN} counter drop\n\
+             \t\t{family} daddr {{ {ranges} }} {family} daddr != @{KNOWN} counter drop\n\t}}\n"
         );
         (family, text)
     };
     of_families(pods).into_iter().map(body).collect()
+}
+
+/// What brings the sets from some addresses to others.
+pub fn edits(pods: &[Cidr], before: &BTreeSet<IpAddr>, known: &BTreeSet<IpAddr>) -> Vec<Edit> {
+    let families = of_families(pods);
+    let edit = |addr: &IpAddr, comes: bool| {
+        let (family, name, number) = match addr {
+            IpAddr::V4(addr) => (Family::Ip, "ip", u128::from(u32::from(*addr))),
+            IpAddr::V6(addr) => (Family::Ip6, "ip6", u128::from(*addr)),
+        };
+        let key = vec![Key::Addr(number, number)];
+        // A family without a range has no table.
+        families.contains_key(name).then(|| Edit { family, set: KNOWN.to_owned(), key, verdict: None, comes })
+    };
+    let gone = before.difference(known).filter_map(|addr| edit(addr, false));
+    gone.chain(known.difference(before).filter_map(|addr| edit(addr, true))).collect()
 }
 
 #[cfg(test)]

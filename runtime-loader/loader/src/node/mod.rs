@@ -157,6 +157,13 @@ impl Node {
             return Ok(Vec::new());
         }
         let before = self.known.replace(known).unwrap_or_default();
+        if let Some(known) = &self.known
+            && self
+                .closed
+                .edit(&closed::edits(&self.pods, &before, known), &closed::bodies(&self.pods, known))
+        {
+            return Ok(before.difference(known).copied().collect());
+        }
         if let Err(error) = self.close_others() {
             // So that the next try does not take it for done.
             self.known = Some(before);

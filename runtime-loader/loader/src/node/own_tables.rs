@@ -2,8 +2,11 @@
 //! another hand has changed them.
 
 use super::program::run;
+use crate::batch::Batch;
 use crate::{Error, generation};
-use std::collections::BTreeMap;
+use netpolc_bundle::nft::Edit;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::Path;
 
 /// The families, as nft names them.
@@ -19,12 +22,14 @@ pub struct OwnTables {
     wanted: BTreeMap<&'static str, String>,
     /// What nft listed after the tables were made.
     listed: BTreeMap<&'static str, String>,
+    /// Whether elements were changed since.
+    edited: bool,
 }
 
 impl OwnTables {
     /// Nothing was made yet.
     pub fn new(name: &'static str) -> OwnTables {
-        OwnTables { name, generation: None, wanted: BTreeMap::new(), listed: BTreeMap::new() }
+        OwnTables { name, generation: None, wanted: BTreeMap::new(), listed: BTreeMap::new(), edited: false }
     }
 
     /// Makes it so that there are these tables and no others of this name; what was done, if anything had to be.
@@ -43,6 +48,17 @@ impl OwnTables {
         }
         let mut changes = Vec::new();
         let before = self.list(nft);
+        if std::mem::take(&mut self.edited) && same && before.keys().eq(wanted.keys()) {
+            let as_wanted = |family: &&'static str| {
+                let texts = (self.listed.get(family), before.get(family), wanted.get(family));
+                let (Some(old), Some(new), Some(wanted)) = texts else { return false };
+                let ((rest, elements), (_, wanted)) = (parts(new), parts(wanted));
+                rest == parts(old).0 && elements == wanted
+            };
+            if wanted.keys().all(as_wanted) {
+                self.listed.clone_from(&before);
+            }
+        }
         if !same || before != self.listed {
             run(nft, &["-f", "-"], &self.script(wanted, &before))?;
             self.wanted.clone_from(wanted);
@@ -59,6 +75,22 @@ impl OwnTables {
         // If something has changed meanwhile, the next look finds another number.
         self.generation = if changes.is_empty() { now } else { None };
         Ok(changes)
+    }
+
+    /// Changes elements of the tables' sets, after which they are as wanted; whether that was possible. It is not where the
+    /// tables have to be made first, or where another hand has been at them so that the kernel refuses.
+    pub fn edit(&mut self, edits: &[Edit], wanted: &BTreeMap<&'static str, String>) -> bool {
+        if edits.is_empty() || self.wanted.is_empty() || !self.wanted.keys().eq(wanted.keys()) {
+            return false;
+        }
+        let mut batch = Batch::default();
+        if edits.iter().any(|edit| batch.element(self.name, edit).is_none()) || batch.commit().is_err() {
+            return false;
+        }
+        self.wanted.clone_from(wanted);
+        self.edited = true;
+        self.generation = None;
+        true
     }
 
     /// Takes all tables of this name out; what there was.
@@ -99,5 +131,45 @@ impl OwnTables {
             format!("{table} {{\n}}\ndelete {table}\n{table} {{\n{body}}}\n")
         });
         gone.chain(come).collect()
+    }
+}
+
+/// A table without the elements of its named set, and these.
+fn parts(text: &str) -> (String, BTreeSet<IpAddr>) {
+    let (mut rest, mut elements) = (String::new(), BTreeSet::new());
+    let mut inside = false;
+    for line in text.lines() {
+        let mut line = line.trim();
+        if let Some(first) = line.strip_prefix("elements = {") {
+            (inside, line) = (true, first);
+        } else if !inside {
+            rest.push_str(line);
+            rest.push('\n');
+        }
+        if inside {
+            let (list, end) = line.split_once('}').map_or((line, false), |(list, _)| (list, true));
+            elements.extend(list.split(',').filter_map(|element| element.trim().parse::<IpAddr>().ok()));
+            inside = !end;
+        }
+    }
+    (rest, elements)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elements_stand_apart_from_the_rest() {
+        let table = |elements: &str| {
+            format!(
+                "table ip t {{\n\tset known {{\n\t\ttype ipv4_addr\n{elements}\t}}\n\tchain c {{\n\t}}\n}}\n"
+            )
+        };
+        let (without, none) = parts(&table(""));
+        let (with, two) = parts(&table("\t\telements = { 10.0.0.1,\n\t\t\t     10.0.0.2 }\n"));
+        assert_eq!((&without, none.len()), (&with, 0));
+        assert_eq!(two, BTreeSet::from(["10.0.0.1", "10.0.0.2"].map(|addr| addr.parse().unwrap())));
+        assert_ne!(parts(&table("\t\tflags interval\n")).0, without);
     }
 }

@@ -5,7 +5,7 @@
 //! script stay whole beside the new ones: a packet that is being judged by the old rules finds the old sets. The
 //! loader deletes what is left over in a second transaction.
 
-use netpolc_bundle::nft::{
+use super::{
     Chain, Elements, Family, Field, Key, KeyType, Match, Outcome, Rule, Ruleset, Set, TABLE, Table, Verdict,
 };
 use std::collections::BTreeMap;
