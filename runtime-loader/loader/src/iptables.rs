@@ -8,6 +8,7 @@ pub mod compare;
 pub mod counters;
 pub mod named;
 pub mod observe;
+pub mod passed;
 pub mod plan;
 pub mod probe;
 pub mod variant;
@@ -197,7 +198,7 @@ fn converge(
         let families = wanted.other_interfaces(&before);
         let texts = families.iter().map(|family| {
             let old = before.interfaces(*family).unwrap_or_default();
-            (*family, plan::podif(&wanted.interfaces), plan::podif(&old))
+            (*family, plan::podif(wanted, &wanted.interfaces), plan::podif(wanted, &old))
         });
         restore(kernel, &before.tools, texts.collect())?;
         clean(kernel, wanted, &before, notes);

@@ -107,7 +107,7 @@ impl ThisKernel {
 
 impl Enforcer for ThisKernel {
     fn form(&self, bundle: &Bundle, audit: bool) -> Result<Bundle, Error> {
-        let mut form = if audit { audited(bundle)? } else { bundle.clone() };
+        let mut form = bundle.clone();
         let artifacts = &mut form.manifest.artifacts;
         let unused = |backend: Backend| self.wanted.is_some_and(|wanted| wanted != backend);
         let mut not_read = vec![PROVENANCE, IR];
@@ -118,7 +118,8 @@ impl Enforcer for ThisKernel {
             }
         }
         form.files.retain(|name, _| !not_read.contains(&name.as_str()));
-        Ok(form)
+        // What is not read need not be one that can be audited.
+        if audit { audited(&form) } else { Ok(form) }
     }
 
     fn apply(&mut self, form: &Bundle, established: Established) -> Result<Report, Error> {

@@ -158,8 +158,14 @@ impl State {
             Err(error) => return log(Level::Warn, "bundle-not-resumed", &[("why", &error)]),
         };
         let versions: Vec<String> = form.manifest.artifacts.values().map(ToString::to_string).collect();
+        // A predecessor in the other mode had the same bundle in force under other versions.
+        let other = |inner: &Inner, there: &str| {
+            let other = inner.enforcer.form(&bundle, !self.manner.audit);
+            other.is_ok_and(|form| form.manifest.artifacts.values().any(|v| v.to_string() == there))
+        };
         if let Ok(Status { in_force: true, version: Some(there), .. }) = inner.enforcer.status()
             && !versions.contains(&there)
+            && !other(&inner, &there)
         {
             return log(
                 Level::Warn,

@@ -1,5 +1,6 @@
 //! The counters in a listing of `iptables-save -c`.
 
+use super::passed;
 use netpolc_bundle::ipt::{PREFIX, Table};
 use std::collections::BTreeMap;
 
@@ -18,7 +19,7 @@ fn split(line: &str) -> Option<(u64, &str)> {
     Some((counters.split_once(':')?.0.parse().ok()?, rule))
 }
 
-/// How many packets our rules dropped, by the kind of chain they stand in: the word behind the prefix, in small letters.
+/// How many packets our rules dropped, or would have dropped in audit mode, by the kind of chain they stand in: the word behind the prefix, in small letters.
 pub fn dropped(listing: &str, sums: &mut BTreeMap<String, u64>) {
     let mut ours = false;
     for line in listing.lines() {
@@ -29,7 +30,7 @@ pub fn dropped(listing: &str, sums: &mut BTreeMap<String, u64>) {
         let Some(rest) = rule.strip_prefix("-A ").and_then(|rule| rule.strip_prefix(PREFIX)) else {
             continue;
         };
-        if !rule.ends_with(" -j DROP") {
+        if !passed::counts(rule) {
             continue;
         }
         let kind = rest.split([' ', '-']).next().unwrap_or_default().to_ascii_lowercase();
@@ -41,6 +42,23 @@ pub fn dropped(listing: &str, sums: &mut BTreeMap<String, u64>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_would_have_been_dropped_and_nothing_else_that_returns() {
+        let would = |old| passed::comment(old);
+        let text = format!(
+            "*filter\n[7:9] -A NETPOLC-FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN\n\
+             [3:9] -A NETPOLC-DENY -m comment --comment \"{}\" -j RETURN\n\
+             [5:9] -A NETPOLC-DENY -m comment --comment \"no policy\" -j RETURN\n\
+             *mangle\n[2:9] -A NETPOLC-PODIF -i veth0 {}\n[4:9] -A FORWARD -m comment --comment \"{}\" -j RETURN\n",
+            would(Some("no policy allows it")),
+            passed::target(true),
+            would(None),
+        );
+        let mut sums = BTreeMap::new();
+        dropped(&text, &mut sums);
+        assert_eq!(sums, BTreeMap::from([("deny".to_owned(), 3), ("podif".to_owned(), 2)]));
+    }
 
     #[test]
     fn what_was_dropped_by_which_chain() {

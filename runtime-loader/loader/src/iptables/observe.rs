@@ -8,7 +8,8 @@ use super::variant::{Tools, View};
 use crate::Error;
 use crate::kernel::Kernel;
 use netpolc_bundle::ipt::{
-    self, Chains, Family, Hook, MARKER_PREFIX, Match, PODIF, PREFIX, ParseError, Ruleset, Set, Table, Texts,
+    self, Chains, Family, Hook, MARKER_PREFIX, Match, PODIF, PREFIX, ParseError, Rule, Ruleset, Set, Table,
+    Texts,
 };
 use netpolc_bundle::{Version, nft};
 use std::collections::{BTreeMap, BTreeSet};
@@ -191,13 +192,18 @@ impl Observed {
 
     /// The interfaces of pods that the rules of a family know; `None` where there is no chain for them.
     pub fn interfaces(&self, family: Family) -> Option<BTreeSet<String>> {
-        let (tables, _) = self.tables.get(&family)?.as_ref().ok()?;
-        let rules = tables.get(&Table::Mangle)?.get(PODIF)?;
-        let names = rules.iter().flat_map(|rule| &rule.matches).filter_map(|found| match found {
-            Match::Interface(name) => Some(name.clone()),
-            _ => None,
-        });
+        let names =
+            self.podif(family)?.iter().flat_map(|rule| &rule.matches).filter_map(|found| match found {
+                Match::Interface(name) => Some(name.clone()),
+                _ => None,
+            });
         Some(names.collect())
+    }
+
+    /// The rules of the chain of interfaces of a family; `None` where there is no such chain.
+    pub fn podif(&self, family: Family) -> Option<&[Rule]> {
+        let (tables, _) = self.tables.get(&family)?.as_ref().ok()?;
+        tables.get(&Table::Mangle)?.get(PODIF).map(Vec::as_slice)
     }
 
     /// Why this is not wholly and only the version that its markers say; empty if it is. Leftovers of earlier versions

@@ -8,6 +8,7 @@
 //! then deletes those of the new one.
 
 use super::observe::{HALF_PREFIX, Observed, Scan};
+use super::passed;
 use netpolc_bundle::Version;
 use netpolc_bundle::ipt::{Family, PODIF, Ruleset, Set, Table, Texts, is_interface, marker, with_lines};
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,10 +57,13 @@ impl Wanted<'_> {
         self.chains(family, Table::Mangle).contains(PODIF)
     }
 
-    /// The families whose rules know other interfaces than they should.
+    /// The families whose rules know other interfaces than they should, or do something else about what comes from them.
     pub fn other_interfaces(&self, seen: &Observed) -> Vec<Family> {
+        let audit = passed::audits(self.ruleset);
         let other = |family: &Family| {
-            self.has_podif(*family) && seen.interfaces(*family).as_ref() != Some(&self.interfaces)
+            self.has_podif(*family)
+                && (seen.interfaces(*family).as_ref() != Some(&self.interfaces)
+                    || !seen.podif(*family).into_iter().flatten().all(|rule| passed::takes(rule, audit)))
         };
         self.families.iter().copied().filter(other).collect()
     }
@@ -72,18 +76,21 @@ pub fn interfaces(names: &BTreeSet<String>) -> BTreeSet<String> {
 
 /// The switch of a family to the goal's version.
 pub fn switch(wanted: &Wanted<'_>, seen: &Observed, family: Family) -> String {
-    let interfaces: Vec<String> = wanted.interfaces.iter().cloned().collect();
     let mut text = wanted.text(family).to_owned();
     for table in Table::ALL {
         let keep = wanted.chains(family, table);
         let empty = Scan::default();
         let scan = seen.scans.get(&(family, table)).unwrap_or(&empty);
-        let mut lines = ways(table, scan, keep.contains(table.entry()));
+        let mut lines = Vec::new();
+        if table == Table::Mangle && wanted.has_podif(family) {
+            lines = podif_rules(wanted, &wanted.interfaces);
+        }
+        lines.extend(ways(table, scan, keep.contains(table.entry())));
         let half = wanted.half.filter(|_| table == Table::Filter).map(half_marker);
         lines.extend(half.iter().map(|name| format!(":{name} - [0:0]")));
         let stale = scan.chains.iter().map(String::as_str);
         lines.extend(deleted(stale.filter(|name| !keep.contains(name) && half.as_deref() != Some(name))));
-        text = match with_lines(&text, table, &interfaces, &lines) {
+        text = match with_lines(&text, table, &[], &lines) {
             Some(text) => text,
             // The artifact has no such table.
             None if lines.is_empty() => text,
@@ -147,10 +154,16 @@ pub fn undo(wanted: &Wanted<'_>, before: &Observed, family: Family) -> String {
 }
 
 /// Gives a family's chain of interfaces these rules, in one step.
-pub fn podif(interfaces: &BTreeSet<String>) -> String {
+pub fn podif(wanted: &Wanted<'_>, interfaces: &BTreeSet<String>) -> String {
     let mut lines = vec![format!(":{PODIF} - [0:0]")];
-    lines.extend(interfaces.iter().map(|name| format!("-A {PODIF} -i {name} -j DROP")));
+    lines.extend(podif_rules(wanted, interfaces));
     section(Table::Mangle, &lines)
+}
+
+/// The rules of the chain of interfaces. In audit mode they return, as the goal's own rules do.
+fn podif_rules(wanted: &Wanted<'_>, interfaces: &BTreeSet<String>) -> Vec<String> {
+    let target = passed::target(passed::audits(wanted.ruleset));
+    interfaces.iter().map(|name| format!("-A {PODIF} -i {name} {target}")).collect()
 }
 
 /// Deletes the chains of a family that the goal does not have; empty if there are none.

@@ -217,6 +217,11 @@ fn interfaces_follow_the_routes_of_local_pods() {
         let text = netns.load(&["status", "--bundle", dir.path()], 1);
         assert!(text.contains("other interfaces of pods"), "{text}");
         netns.ipt(&dir, "interfaces of pods updated");
+        // A rule that lets pass what comes from there is none of ours.
+        netns.sh(&format!("iptables-{} -w -t mangle -R NETPOLC-PODIF 1 -i veth-a -j RETURN", variant.word()));
+        netns.ipt(&dir, "interfaces of pods updated");
+        netns.ipt(&dir, "unchanged");
+        assert!(netns.sh(&format!("iptables-{}-save", variant.word())).contains("-i veth-a -j DROP"));
         // A change of version keeps them.
         netns.ipt(&bundle(&b()), "applied");
         assert_eq!(known(), ["[Interface(\"veth-a\")]"]);

@@ -3,6 +3,7 @@
 #![expect(clippy::panic, clippy::unwrap_used, reason = "tests")]
 
 mod apply;
+mod audit;
 mod cluster;
 mod common;
 mod daemon;
