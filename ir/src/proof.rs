@@ -225,4 +225,8 @@ pub trait Artifact {
     }
     /// What happens to one packet.
     fn decide(&self, packet: &Packet) -> Verdict;
+    /// The same, for one of many packets: an artifact may answer for all that it cannot tell apart at once.
+    fn decide_alike(&mut self, packet: &Packet) -> Verdict {
+        self.decide(packet)
+    }
 }

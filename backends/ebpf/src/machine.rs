@@ -319,6 +319,13 @@ impl Artifact for Machine {
     fn decide(&self, packet: &Packet) -> Verdict {
         self.judge(packet, |case| self.verdict(case))
     }
+
+    fn decide_alike(&mut self, packet: &Packet) -> Verdict {
+        let mut answers = std::mem::take(&mut self.answers);
+        let verdict = answers.single(self, packet);
+        self.answers = answers;
+        verdict.unwrap_or_else(|| self.decide(packet))
+    }
 }
 
 #[cfg(test)]

@@ -351,12 +351,12 @@ impl<'a> FamilyProof<'a> {
 
     fn judge(
         &mut self,
-        artifact: &dyn Artifact,
+        artifact: &mut dyn Artifact,
         packet: Packet,
         expected: Verdict,
     ) -> Result<(), Box<Witness>> {
         self.proof.packets += 1;
-        let actual = artifact.decide(&packet);
+        let actual = artifact.decide_alike(&packet);
         if actual == expected { Ok(()) } else { Err(Box::new(Witness { packet, expected, actual })) }
     }
 
@@ -370,7 +370,7 @@ impl<'a> FamilyProof<'a> {
     }
 
     /// Packets that no pod of this node sends or gets always pass.
-    fn strangers(&mut self, artifact: &dyn Artifact) -> Result<(), Box<Witness>> {
+    fn strangers(&mut self, artifact: &mut dyn Artifact) -> Result<(), Box<Witness>> {
         let Some(outside) = self.outside() else { return Ok(()) };
         for atom in (0..self.atoms.len()).filter(|&i| !self.atoms.local(i)).collect::<Vec<usize>>() {
             let addr = self.family.addr(self.atoms.representative(atom));
@@ -387,7 +387,7 @@ impl<'a> FamilyProof<'a> {
 
     /// Replies, errors, packets that open nothing, spoofed packets, the pod itself. Each pod with one address outside;
     /// one pod, on behalf of all, with every atom.
-    fn other_packets(&mut self, artifact: &dyn Artifact) -> Result<(), Box<Witness>> {
+    fn other_packets(&mut self, artifact: &mut dyn Artifact) -> Result<(), Box<Witness>> {
         let Some(outside) = self.outside() else { return Ok(()) };
         let locals: Vec<(IpAddr, usize)> = self.locals.iter().map(|l| (l.addr, l.group)).collect();
         // An artifact that answered for all peers at once has been asked about most of these already.
@@ -416,7 +416,7 @@ impl<'a> FamilyProof<'a> {
     /// All packets that open no connection, in both directions. The peer has a group if it lives on this node.
     fn others_between(
         &mut self,
-        artifact: &dyn Artifact,
+        artifact: &mut dyn Artifact,
         local: (IpAddr, usize),
         peer: (IpAddr, Option<usize>),
     ) -> Result<(), Box<Witness>> {
@@ -451,7 +451,7 @@ impl<'a> FamilyProof<'a> {
     }
 
     /// On the wrong interface, a source that lives on this node is forged; any other packet is judged as usual.
-    fn asymmetric(&mut self, artifact: &dyn Artifact, packet: Packet) -> Result<(), Box<Witness>> {
+    fn asymmetric(&mut self, artifact: &mut dyn Artifact, packet: Packet) -> Result<(), Box<Witness>> {
         let forged = self.atoms.local(self.atoms.atom(bits(packet.flow.src)));
         let expected = Verdict::allow_if(!forged && self.passes(&packet.flow));
         self.judge(artifact, asymmetric(packet), expected)
@@ -476,7 +476,7 @@ impl<'a> FamilyProof<'a> {
 
     /// A pod reaches itself, from each of its addresses to each, on every port. What comes from outside on the wrong
     /// interface gets, on every port, what it would get on the right one; what claims to come from the pod is dropped.
-    fn itself(&mut self, artifact: &dyn Artifact, cells: &[CellKey]) -> Result<(), Box<Witness>> {
+    fn itself(&mut self, artifact: &mut dyn Artifact, cells: &[CellKey]) -> Result<(), Box<Witness>> {
         let mut pairs: Vec<(IpAddr, IpAddr)> = self.locals.iter().map(|l| (l.addr, l.addr)).collect();
         for pod in &self.same_pod {
             let addrs = pod.iter().map(|&a| self.family.addr(a));

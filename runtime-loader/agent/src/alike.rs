@@ -192,7 +192,7 @@ impl Alike {
         if ipv4 > 1 || bound.ips.len() - ipv4 > 1 {
             return Err(());
         }
-        Ok(Some(Known { kind: self.kind(pod, local), ips: bound.ips.clone() }))
+        Ok(Some(Known { kind: self.kind(pod, local), ips: bound.ips.to_vec() }))
     }
 
     /// The change is in force.

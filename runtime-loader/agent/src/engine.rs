@@ -17,7 +17,7 @@ use crate::network::network;
 use crate::options::{Cni, Options};
 use crate::relevant::slice;
 use crate::sandboxes::Sandboxes;
-use crate::store::{Object, Store, Told, Touched};
+use crate::store::{Object, Store, Told};
 use crate::trim::{CLUSTER_POLICY_API, POLICY_API};
 use job::{Done, Job, Task, Work};
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -249,12 +249,13 @@ impl Engine {
     /// What there is to do; `None` if nothing.
     fn work(&mut self, link: &mut Link, dirty: bool, rested: bool) -> Option<Work> {
         let touched = self.store.take_touched();
-        if let Touched::Pods(keys) = &touched
+        let pods_alone = !touched.every_pod && !touched.others;
+        if pods_alone
             && dirty
             && !self.whole
             && let Some(in_force) = link.changeable()
         {
-            let changes = self.store.bound(keys);
+            let changes = self.store.bound(&touched.pods);
             match self.compiler.alike.judge(&changes, |pod| self.store.selecting(pod)) {
                 Verdict::Nothing => return None,
                 Verdict::Addresses(addresses) => return Some(Work::Rebind(addresses, in_force)),

@@ -26,7 +26,7 @@ pub struct BoundPod<'a> {
     /// Its object.
     pub pod: &'a Pod,
     /// The addresses that count, whatever the object shows.
-    pub ips: Vec<IpAddr>,
+    pub ips: Cow<'a, [IpAddr]>,
     /// Its node, whatever the object says.
     pub node: Option<&'a str>,
 }
@@ -174,13 +174,20 @@ pub fn slice<'a>(cluster: &Cluster<'a>, node: &str) -> Slice {
         selectors.insert(namespace, through.collect());
     }
     let mut alike: HashMap<(&str, Vec<Label<'_>>), bool> = HashMap::new();
+    let mut last: Option<(&str, &[&Selector])> = None;
     let keep = |pod: &&BoundPod<'a>| {
         if asked.every_pod || is_local(pod) {
             return true;
         }
-        let Some(selectors) = selectors.get(pod.pod.namespace.as_str()).filter(|s| !s.is_empty()) else {
-            return false;
+        let namespace = pod.pod.namespace.as_str();
+        let selectors = match last {
+            Some((name, selectors)) if name == namespace => selectors,
+            _ => selectors.get(namespace).map(Vec::as_slice).unwrap_or_default(),
         };
+        last = Some((namespace, selectors));
+        if selectors.is_empty() {
+            return false;
+        }
         let labels = &pod.pod.labels;
         let seen = labels.iter().filter(|(key, _)| asked.keys.contains(*key)).collect();
         let any = || selectors.iter().any(|selector| selector.matches(labels));
@@ -218,7 +225,7 @@ fn seen_by(asked: &Asked, bound: &BoundPod<'_>) -> Pod {
         node: node.map(str::to_owned),
         host_network: pod.host_network,
         phase: pod.phase,
-        ips: ips.clone(),
+        ips: ips.to_vec(),
         ports,
         owners: pod.owners.clone(),
         at: pod.at,
@@ -246,9 +253,13 @@ fn cluster_named(policy: &ClusterPolicy, sources: &mut Sources) -> ClusterPolicy
 fn namespaces<'a>(cluster: &Cluster<'a>) -> BTreeMap<&'a str, Cow<'a, Labels>> {
     let told = cluster.namespaces.iter().map(|n| (n.name.as_str(), Cow::Borrowed(&n.labels)));
     let mut namespaces: BTreeMap<&str, Cow<'_, Labels>> = told.collect();
+    // Pods of a namespace stand together.
+    let mut last = None;
     for pod in &cluster.pods {
-        if !namespaces.contains_key(pod.pod.namespace.as_str()) {
-            namespaces.insert(&pod.pod.namespace, Cow::Owned(Labels::new()));
+        let name = pod.pod.namespace.as_str();
+        if last != Some(name) {
+            namespaces.entry(name).or_insert_with(|| Cow::Owned(Labels::new()));
+            last = Some(name);
         }
     }
     for (name, labels) in &mut namespaces {
@@ -322,7 +333,7 @@ mod tests {
 
     fn all(objects: &Objects) -> Cluster<'_> {
         fn bound(pod: &Pod) -> BoundPod<'_> {
-            BoundPod { pod, ips: pod.ips.clone(), node: pod.node.as_deref() }
+            BoundPod { pod, ips: Cow::Borrowed(&pod.ips), node: pod.node.as_deref() }
         }
         Cluster {
             namespaces: objects.namespaces.iter().collect(),

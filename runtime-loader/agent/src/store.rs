@@ -8,7 +8,7 @@ use netpolc_bundle::wire::Sandbox;
 use netpolc_frontend::objects::{self, ClusterPolicy, NAMESPACE_NAME_LABEL, Namespace, Phase, Policy};
 use netpolc_frontend::source::{SourceId, Span};
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 /// The kinds that are watched.
@@ -89,6 +89,8 @@ pub struct Store {
     cluster_policies: Table<PolicyData<ClusterPolicy>>,
     /// Which pods' objects show an address.
     showing: HashMap<IpAddr, Vec<String>>,
+    /// The pods that count, as of when it was asked last what may have changed.
+    that_count: BTreeMap<String, Counted>,
     touched: Touched,
     /// What the CNI plugin told.
     sandboxes: Sandboxes,
@@ -105,7 +107,8 @@ impl Store {
             policies: Table::default(),
             cluster_policies: Table::default(),
             showing: HashMap::new(),
-            touched: Touched::All,
+            that_count: BTreeMap::new(),
+            touched: Touched { every_pod: true, others: true, ..Touched::default() },
             sandboxes,
         }
     }
@@ -126,15 +129,21 @@ impl Store {
             Told::Is(Object::Pod(pod)) => self.put_pod(*pod),
             Told::Gone(Kind::Pods, key) => self.remove_pod(&key),
             told => {
+                // A pod may not have the address of a node.
+                let every_pod = match &told {
+                    Told::Is(object) => matches!(object, Object::Node(_)),
+                    Told::Begin(kind) | Told::Complete(kind) | Told::Gone(kind, _) => {
+                        matches!(kind, Kind::Pods | Kind::Nodes)
+                    }
+                };
                 let news = match told {
                     Told::Is(object) => self.put(object),
                     Told::Gone(kind, key) => self.remove(kind, &key),
                     Told::Complete(kind) => self.complete(kind),
                     Told::Begin(_) => false,
                 };
-                if news {
-                    self.touched = Touched::All;
-                }
+                self.touched.others |= news;
+                self.touched.every_pod |= news && every_pod;
                 news
             }
         }
@@ -345,18 +354,28 @@ impl Store {
 
     /// The pods that count, with the addresses that count, each address once.
     fn bound_pods(&self) -> Vec<BoundPod<'_>> {
-        let view = self.view();
-        self.pods.iter().filter_map(|(key, data)| view.bound(key, data)).collect()
+        // Both are in the order of names.
+        let mut counts = self.that_count.iter().peekable();
+        let bound = |(key, data): (&'_ str, _)| {
+            while counts.next_if(|(name, _)| name.as_str() < key).is_some() {}
+            let (_, counted) = counts.next_if(|(name, _)| name.as_str() == key)?;
+            Some(self.counted(data, counted))
+        };
+        self.pods.iter().filter_map(bound).collect()
     }
 
     /// Some pods as they count now, by name; `None` for one that does not.
     pub fn bound<'a>(&'a self, keys: &'a BTreeSet<String>) -> Vec<(&'a str, Option<BoundPod<'a>>)> {
-        let view = self.view();
         let bound = |key: &'a String| {
-            let data = self.pods.get(key);
-            (key.as_str(), data.and_then(|data| view.bound(key, data)))
+            let found = self.pods.get(key).zip(self.that_count.get(key));
+            (key.as_str(), found.map(|(data, counted)| self.counted(data, counted)))
         };
         keys.iter().map(bound).collect()
+    }
+
+    fn counted<'a>(&'a self, data: &'a PodData, counted: &'a Counted) -> BoundPod<'a> {
+        let node = if counted.told { Some(self.node.as_str()) } else { data.pod.node.as_deref() };
+        BoundPod { pod: &data.pod, ips: Cow::Borrowed(&counted.ips), node }
     }
 
     /// The policies that select a pod.
@@ -381,22 +400,33 @@ impl Store {
         names
     }
 
-    /// What may have changed since this was asked last.
+    /// What may have changed since this was asked last. From now on pods count as they do now.
     pub fn take_touched(&mut self) -> Touched {
-        std::mem::replace(&mut self.touched, Touched::Pods(BTreeSet::new()))
-    }
-
-    /// Puts back what was taken and did not come into force.
-    pub fn touch_all(&mut self) {
-        self.touched = Touched::All;
+        let touched = std::mem::take(&mut self.touched);
+        let view = self.view();
+        let count = |key: &str| self.pods.get(key).and_then(|data| view.count(key, data));
+        if touched.every_pod {
+            let all =
+                self.pods.iter().filter_map(|(key, data)| Some((key.to_owned(), view.count(key, data)?)));
+            self.that_count = all.collect();
+            return touched;
+        }
+        let counts: Vec<(&String, Option<Counted>)> =
+            touched.pods.iter().map(|key| (key, count(key))).collect();
+        for (key, counted) in counts {
+            match counted {
+                Some(counted) => drop(self.that_count.insert(key.clone(), counted)),
+                None => drop(self.that_count.remove(key)),
+            }
+        }
+        touched
     }
 
     /// These pods may count otherwise than before, and so may those that show their addresses.
     fn touch(&mut self, keys: impl IntoIterator<Item = String>, addrs: &[IpAddr]) {
-        if let Touched::Pods(touched) = &mut self.touched {
-            touched.extend(keys);
-            touched.extend(addrs.iter().filter_map(|addr| self.showing.get(addr)).flatten().cloned());
-        }
+        let touched = &mut self.touched.pods;
+        touched.extend(keys);
+        touched.extend(addrs.iter().filter_map(|addr| self.showing.get(addr)).flatten().cloned());
     }
 
     fn view(&self) -> View<'_> {
@@ -418,12 +448,23 @@ impl Store {
 pub type PolicyName<'a> = (Option<&'a str>, &'a str);
 
 /// What may have changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Touched {
-    /// Anything.
-    All,
-    /// Which addresses these pods have, or what labels, and nothing else.
-    Pods(BTreeSet<String>),
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Touched {
+    /// Which addresses these pods have, or what labels.
+    pub pods: BTreeSet<String>,
+    /// The same of all pods.
+    pub every_pod: bool,
+    /// Something else than pods.
+    pub others: bool,
+}
+
+/// A pod that counts.
+#[derive(Debug)]
+struct Counted {
+    /// The addresses that count.
+    ips: Vec<IpAddr>,
+    /// Whether the CNI plugin told them.
+    told: bool,
 }
 
 /// Who has which address, as of now.
@@ -437,15 +478,14 @@ struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// A pod with the addresses that count; `None` if it does not count.
-    fn bound(&self, key: &'a str, data: &'a PodData) -> Option<BoundPod<'a>> {
+    /// The addresses of a pod that count; `None` if it does not count.
+    fn count(&self, key: &str, data: &PodData) -> Option<Counted> {
         if data.pod.phase == Phase::Finished {
             return None;
         }
-        let (mut ips, local) = self.claims(key, data);
+        let (mut ips, told) = self.claims(key, data);
         ips.retain(|ip| !self.of_nodes.contains(ip) && self.wins(key, data, *ip));
-        let node = if local { Some(self.store.node.as_str()) } else { data.pod.node.as_deref() };
-        (!ips.is_empty()).then_some(BoundPod { pod: &data.pod, ips, node })
+        (!ips.is_empty()).then_some(Counted { ips, told })
     }
 
     /// The addresses that a pod lays claim to, and whether the CNI plugin told them.

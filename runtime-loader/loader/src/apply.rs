@@ -61,10 +61,11 @@ pub fn apply_bundle(
     backend: Option<Backend>,
     established: Established,
 ) -> Result<Report, Error> {
-    apply_read(kernel, bundle, &bundle.read_back()?, backend, established)
+    apply_read(kernel, bundle, &bundle.read_back()?, (backend, None), established)
 }
 
-/// As [`apply_bundle`], for one whose artifacts were read back already.
+/// As [`apply_bundle`], for one whose artifacts were read back already. `kept` is what the caller has in force and looks
+/// after: what only another hand can have changed is then left to its next look.
 ///
 /// # Errors
 /// As [`apply`].
@@ -72,17 +73,20 @@ pub fn apply_read(
     kernel: &mut dyn Kernel,
     bundle: &Bundle,
     read: &ReadBack,
-    backend: Option<Backend>,
+    (backend, kept): (Option<Backend>, Option<Backend>),
     established: Established,
 ) -> Result<Report, Error> {
     let bindings = bundle.bindings()?;
     let mut notes: Vec<String> = kernel.lock()?.into_iter().collect();
     let (interfaces, missing) = routes::pod_interfaces(&bindings, &kernel.routes()?);
     notes.extend(missing);
-    let goal = Goal { bundle, read, interfaces: &interfaces, established };
+    let mut goal = Goal { bundle, read, interfaces: &interfaces, established, kept: false };
     let chosen = choose(kernel, &goal, backend, &mut notes)?;
+    goal.kept = kept == Some(chosen);
     let (version, outcome) = dataplane::of(chosen).apply(kernel, &goal, &mut notes)?;
-    remove_others(kernel, chosen, &mut notes);
+    if !goal.kept {
+        remove_others(kernel, chosen, &mut notes);
+    }
     let cut = match established {
         Established::Cut => cut_denied(kernel, chosen, read, &mut notes),
         Established::Keep => None,

@@ -26,6 +26,9 @@ pub struct Goal<'a> {
     pub interfaces: &'a PodInterfaces,
     /// What becomes of established connections.
     pub established: Established,
+    /// Whether the caller has this backend in force and looks after it, so that what only another hand can have changed
+    /// need not be looked at.
+    pub kept: bool,
 }
 
 /// What happened to the rules.

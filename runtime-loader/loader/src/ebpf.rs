@@ -64,11 +64,13 @@ impl Dataplane for Ebpf {
         let pair = goal.read.ebpf.as_ref().ok_or_else(none)?;
         let wanted = Wanted::of(pair, version, goal.established);
         let interfaces = interfaces(goal, &wanted.artifact.contents)?;
-        track::switch_on(kernel)?;
+        if !goal.kept {
+            track::switch_on(kernel)?;
+        }
         let dir = bpffs::find_or_mount()?;
         fs::create_dir_all(&dir).map_err(|error| Error::io(dir.display().to_string(), error))?;
         let seen = observe(&dir);
-        let drift = seen.drift(&dir);
+        let drift = if goal.kept { seen.broken(&dir) } else { seen.drift(&dir) };
         notes.extend(drift.iter().map(|reason| format!("was found: {reason}")));
         if let (Some(live), true) = (&seen.live, drift.is_empty())
             && live.meta == wanted.meta
@@ -89,7 +91,7 @@ impl Dataplane for Ebpf {
             return Err(error);
         }
         let after = observe(&dir);
-        let faults = after.drift(&dir);
+        let faults = if goal.kept { after.broken(&dir) } else { after.drift(&dir) };
         if !faults.is_empty() {
             return Err(Error::NotConfirmed(faults.join("; ")));
         }
@@ -200,10 +202,17 @@ fn next_generation(dir: &Path) -> PathBuf {
 }
 
 impl Observed {
+    /// Why packets do not meet the version that this says; empty if they do, or if there is nothing.
+    fn broken(&self, dir: &Path) -> Vec<String> {
+        self.hook.as_ref().map(|hook| hook.faults(dir)).unwrap_or_default()
+    }
+
     /// Why this is not wholly the version that it says; empty if it is, or if there is nothing.
     fn drift(&self, dir: &Path) -> Vec<String> {
-        let Some(hook) = &self.hook else { return Vec::new() };
-        let mut reasons = hook.faults(dir);
+        if self.hook.is_none() {
+            return Vec::new();
+        }
+        let mut reasons = self.broken(dir);
         match &self.live {
             None => {}
             Some(live) => match live.contents() {

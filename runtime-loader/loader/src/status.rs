@@ -41,7 +41,7 @@ pub fn status(kernel: &mut dyn Kernel, bundle: Option<&Path>) -> Result<Status, 
 /// As [`status`].
 pub fn status_of(kernel: &mut dyn Kernel, bundle: &Bundle, read: &ReadBack) -> Result<Status, Error> {
     let (interfaces, _) = routes::pod_interfaces(&bundle.bindings()?, &kernel.routes()?);
-    let goal = Goal { bundle, read, interfaces: &interfaces, established: Established::Cut };
+    let goal = Goal { bundle, read, interfaces: &interfaces, established: Established::Cut, kept: false };
     look(kernel, Some(&goal))
 }
 

@@ -5,19 +5,22 @@
 //! pairs name for the packet's protocol. So two runs end alike if the maps know the same of the addresses, the numbers
 //! of the pods are equal or unequal in both, and the port is in the same of those bitmaps. Besides, it adds a column to
 //! a row of the other end and does nothing else with it, and asks of the rows that it does not add to only whether they
-//! are 0. Of a connection's state it asks only whether it is new, so established packets get the same whichever end
+//! are 0. Of packets that are forged or open no connection it asks nothing else of rows either: a forged one is dropped before,
+//! and the other kinds pass where nobody is isolated. With `keep` it asks nothing of the ends of an established one. Of a
+//! connection's state it asks only whether it is new, so established packets get the same whichever end
 //! began. One run answers for all packets that are alike in this way; which program it is has been compared instruction
 //! by instruction.
 
 use super::constants::{has, sets};
 use super::maps::Maps;
 use super::{Cell, Machine, NOBODY};
+use crate::contents::Established;
 use crate::layout::{self, Map};
 use netpolc_ir::addr::bits;
 use netpolc_ir::bitset::BitSet;
 use netpolc_ir::ports::{Protocol, Transport};
-use netpolc_ir::proof::{Atoms, Kind};
-use netpolc_ir::unit::Direction;
+use netpolc_ir::proof::{Artifact as _, Atoms, Conn, Kind, Packet};
+use netpolc_ir::unit::{Direction, Flow, Verdict};
 use rustc_hash::FxHashMap;
 use std::net::IpAddr;
 
@@ -44,6 +47,12 @@ impl Known {
     /// The pod alone, which only `pods` knows; 0 = none of this node's.
     pub(super) fn pod_of(maps: &Maps, addr: IpAddr) -> u32 {
         maps.get(Map::Pods, &layout::pod_key(addr)).map_or(0, |value| word(value, 3))
+    }
+
+    /// What is asked where it does not matter what rows allow.
+    fn isolated(self) -> Known {
+        let [_, ingress, egress] = self.judged;
+        Known { judged: [0, ingress.min(1), egress.min(1)], ..self }
     }
 
     /// Everything but which pod of this node it is, if it is one.
@@ -81,11 +90,16 @@ fn ends_both_ways(own: Known, peer: Known) -> [Class; 2] {
     [end(own, peer), end(peer, own)]
 }
 
-/// How packets of a kind go: from the peer, to the peer, or both ways in one question.
-type Way = Option<Direction>;
+/// How packets of a kind go: from the peer, to the peer, or both ways in one question; and whether it matters what rows
+/// allow, or only whether there are any.
+type Way = (Option<Direction>, bool);
 
-fn way(direction: Direction, kind: Kind) -> Way {
-    if kind == Kind::Established { None } else { Some(direction) }
+fn way(direction: Direction, kind: Kind, established: Established) -> Way {
+    match kind {
+        Kind::Established => (None, established == Established::Cut),
+        Kind::Opening | Kind::Asymmetric | Kind::NeighbourDiscovery => (Some(direction), true),
+        Kind::Spoofed | Kind::Invalid | Kind::MidStream => (Some(direction), false),
+    }
 }
 
 /// Peers of an address that the program cannot tell apart, unless one of them is the same pod as the address.
@@ -127,10 +141,30 @@ pub(super) struct Answers {
     cell_of: FxHashMap<(u8, u16), u32>,
     /// Whether packets pass between two ends that are different pods.
     passes: FxHashMap<(u32, Kind, u32), bool>,
+    /// What happens to single packets, by what the program can tell about them.
+    single: FxHashMap<Single, Verdict>,
     memo: FxHashMap<Question, Answer>,
 }
 
+/// What the program can tell about one packet: its ends, whether they are the same pod, its protocol and port; and what
+/// the packet is. From which interface it comes follows from the source and from that.
+type Single = ([Class; 2], bool, u32, (Conn, [bool; 4]));
+
 impl Answers {
+    /// What happens to one packet; `None` if there are no answers.
+    pub(super) fn single(&mut self, machine: &Machine, packet: &Packet) -> Option<Verdict> {
+        if self.atoms.is_empty() {
+            return None;
+        }
+        let Flow { src, dst, protocol, port } = packet.flow;
+        let number = self.cell(&machine.maps, (protocol, port));
+        let [from, to] = [src, dst].map(|addr| Known::of(&machine.maps, addr));
+        let what = [packet.opens, packet.spoofed, packet.asymmetric, packet.neighbour_discovery];
+        let same = from.pod != 0 && from.pod == to.pod;
+        let key = ([from.class(), to.class()], same, number, (packet.conn, what));
+        Some(*self.single.entry(key).or_insert_with(|| machine.decide(packet)))
+    }
+
     pub(super) fn new(maps: &Maps, atoms: &Atoms) -> Answers {
         // Numbers with a meaning of their own: such an artifact is asked packet by packet.
         if maps.values(Map::Pods).any(|value| word(value, 3) >= NOBODY) {
@@ -159,9 +193,11 @@ impl Answers {
         if self.atoms.len() != atoms.len() || atoms.is_empty() {
             return None;
         }
+        let way = way(direction, kind, machine.established);
         let own = Known::of(&machine.maps, local);
+        let own = if way.1 { own } else { own.isolated() };
         let number = self.cell(&machine.maps, cell);
-        let peers = (own.class(), way(direction, kind));
+        let peers = (own.class(), way);
         if !self.peers.contains_key(&peers) {
             let alike = self.alike(own, peers.1);
             self.peers.insert(peers, alike);
@@ -184,8 +220,13 @@ impl Answers {
             let Some(&atom) = alike.atoms.iter().find(other) else { return true };
             let src = if direction == Direction::Ingress { self.atoms[atom] } else { own };
             // What is none of this node's pods has no interface of its own, so there it is the same packet.
-            let kind = if kind == Kind::Asymmetric && src.pod == 0 { Kind::Opening } else { kind };
-            if *self.passes.entry((alike.ends, kind, number)).or_insert_with(|| passes(atom)) {
+            let (kind, ends) = match kind {
+                Kind::Asymmetric if src.pod == 0 => (Kind::Opening, alike.ends),
+                // It is forged, whoever it is for.
+                Kind::Asymmetric => (kind, u32::MAX),
+                _ => (kind, alike.ends),
+            };
+            if *self.passes.entry((ends, kind, number)).or_insert_with(|| passes(atom)) {
                 answer.permitted.or_with(&alike.bits);
             }
             false
@@ -207,14 +248,16 @@ impl Answers {
     fn alike(&mut self, own: Known, way: Way) -> Vec<Alike> {
         let mut found: Vec<Alike> = Vec::new();
         let mut places: FxHashMap<u32, usize> = FxHashMap::default();
+        let (direction, rows) = way;
         for (atom, &known) in self.atoms.iter().enumerate() {
-            let ends = match way {
+            let known = if rows { known } else { known.isolated() };
+            let ends = match direction {
                 Some(Direction::Ingress) => ends(known, own),
                 Some(Direction::Egress) => ends(own, known),
                 None => ends_both_ways(own, known),
             };
             // Where a packet comes from and where it goes to is in the order of the ends, if it goes one way.
-            let way = way.map(|_| Direction::Egress);
+            let way = (direction.map(|_| Direction::Egress), rows);
             let next = self.ends.len() as u32;
             let ends = *self.ends.entry((ends, way)).or_insert(next);
             let place = *places.entry(ends).or_insert(found.len());

@@ -105,6 +105,21 @@ impl ThisKernel {
     }
 }
 
+impl ThisKernel {
+    fn bring(
+        &mut self,
+        form: &Bundle,
+        established: Established,
+        kept: Option<Backend>,
+    ) -> Result<Report, Error> {
+        let read = form.read_back()?;
+        let report = apply::apply_read(&mut System::new(), form, &read, (self.wanted, kept), established)?;
+        self.last = Some(report.backend);
+        self.live = Live::new(report.backend, report.version, read);
+        Ok(report)
+    }
+}
+
 impl Enforcer for ThisKernel {
     fn form(&self, bundle: &Bundle, audit: bool) -> Result<Bundle, Error> {
         let mut form = bundle.clone();
@@ -123,23 +138,19 @@ impl Enforcer for ThisKernel {
     }
 
     fn apply(&mut self, form: &Bundle, established: Established) -> Result<Report, Error> {
-        let read = form.read_back()?;
-        let report = apply::apply_read(&mut System::new(), form, &read, self.wanted, established)?;
-        self.last = Some(report.backend);
-        self.live = Live::new(report.backend, report.version, read);
-        Ok(report)
+        self.bring(form, established, self.last)
     }
 
     fn look(&mut self, form: &Bundle, established: Established) -> Result<Report, Error> {
         // Under eBPF it is the program itself that differs between cutting and keeping.
         if matches!(self.last, None | Some(Backend::Ebpf)) {
-            return self.apply(form, established);
+            return self.bring(form, established, None);
         }
-        let report = self.apply(form, Established::Keep)?;
+        let report = self.bring(form, Established::Keep, None)?;
         match report.outcome {
             Outcome::Unchanged | Outcome::Interfaces => Ok(report),
             Outcome::Applied | Outcome::Repaired | Outcome::Comments => {
-                let again = self.apply(form, established)?;
+                let again = self.bring(form, established, None)?;
                 Ok(Report { cut: again.cut, notes: [report.notes, again.notes].concat(), ..report })
             }
         }

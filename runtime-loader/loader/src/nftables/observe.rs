@@ -93,12 +93,10 @@ impl View {
 /// # Errors
 /// If nft cannot be run or may not look.
 pub fn observe(kernel: &mut dyn Kernel) -> Result<Observed, Error> {
-    let mut observed = Observed::default();
-    for family in kernel.tables()? {
-        let text = kernel.list(family)?;
-        observed.tables.insert(family, View::new(family, text));
-    }
-    Ok(observed)
+    let families = kernel.tables()?;
+    let listed = kernel.list_all(&families)?;
+    let tables = listed.into_iter().map(|(family, text)| (family, View::new(family, text)));
+    Ok(Observed { tables: tables.collect() })
 }
 
 impl Observed {
