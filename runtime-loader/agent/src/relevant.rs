@@ -273,8 +273,10 @@ fn namespaces<'a>(cluster: &Cluster<'a>) -> BTreeMap<&'a str, Cow<'a, Labels>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::alike::{Addresses, Verdict};
     use crate::compile::compile;
-    use netpolc_bundle::Backend;
+    use netpolc_bundle::rebind::Rebind;
+    use netpolc_bundle::{Artifact, Backend};
     use netpolc_frontend::model::resolve;
     use netpolc_frontend::read::read;
     use netpolc_node::{Labels as Names, NodeBuilder, compile as common};
@@ -395,6 +397,99 @@ mod tests {
             assert_eq!(held.as_ref(), Some(&fresh), "step {step}");
         }
         assert!(reused > 0 && reused < 60, "{reused}");
+    }
+
+    /// The same events and some more, without compiling what is like something known: after each, the bundle says of all
+    /// packets what the policies say.
+    #[test]
+    fn what_comes_and_goes_is_judged_as_if_it_were_compiled() {
+        for (backend, artifact) in [(Backend::Nftables, Artifact::Nftables), (Backend::Ebpf, Artifact::Ebpf)]
+        {
+            let (mut objects, _) = cluster();
+            let start = |objects: &Objects| {
+                let Slice { objects, sources, alike } = slice(&all(objects), "n0");
+                (alike, compile(objects, &sources, "n0", &[backend]).unwrap())
+            };
+            let (mut alike, mut bundle) = start(&objects);
+            let (mut state, mut verdicts) = (11u64, [0; 3]);
+            for step in 0..120u32 {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let pick = (state >> 33) as usize;
+                let i = pick % objects.pods.len();
+                // In one of the blocks, in what is taken out of one, or in none.
+                let base = [0x0a01_0000, 0x0a02_0000, 0xc0a8_0000][(pick >> 12) % 3];
+                let fresh = || vec![std::net::Ipv4Addr::from(base + 1000 + step).into()];
+                let before: Vec<String> =
+                    objects.pods.iter().map(|p| format!("{}/{}", p.namespace, p.name)).collect();
+                match (pick >> 8) % 6 {
+                    0 | 1 => objects.pods[i].ips = fresh(),
+                    2 => {
+                        let (name, ips) = (format!("new-{step}"), fresh());
+                        objects.pods.push(Pod { name, ips, ..objects.pods[i].clone() });
+                    }
+                    3 if objects.pods.len() > 8 => drop(objects.pods.remove(i)),
+                    4 => {
+                        let (other, ips) = ((i + 1) % objects.pods.len(), objects.pods[i].ips.clone());
+                        objects.pods[i].ips = objects.pods[other].ips.clone();
+                        objects.pods[other].ips = ips;
+                    }
+                    _ => drop(objects.pods[i].labels.insert("hash".into(), format!("h{}", pick % 30))),
+                }
+                let now = all(&objects);
+                let names: Vec<String> =
+                    now.pods.iter().map(|p| format!("{}/{}", p.pod.namespace, p.pod.name)).collect();
+                let gone =
+                    before.iter().filter(|name| !names.contains(name)).map(|name| (name.as_str(), None));
+                let mut changes: Vec<(&str, Option<BoundPod<'_>>)> = gone.collect();
+                changes.extend(names.iter().map(String::as_str).zip(now.pods.into_iter().map(Some)));
+                let selecting = |pod: &Pod| {
+                    let selects =
+                        |p: &&Policy| p.namespace == pod.namespace && p.subject.matches(&pod.labels);
+                    let plain = objects.policies.iter().filter(selects);
+                    let mut names: Vec<_> =
+                        plain.map(|p| (Some(p.namespace.as_str()), p.name.as_str())).collect();
+                    // That of the cluster selects by namespace alone.
+                    names.extend(
+                        objects
+                            .cluster_policies
+                            .iter()
+                            .filter(|_| pod.namespace == "b")
+                            .map(|p| (None, p.name.as_str())),
+                    );
+                    names
+                };
+                match alike.judge(&changes, selecting) {
+                    Verdict::Nothing => verdicts[0] += 1,
+                    Verdict::Addresses(addresses) => {
+                        let Addresses { gone, like, pods, .. } = addresses.clone();
+                        let from = bundle.manifest.artifacts[&artifact];
+                        bundle = bundle.rebound(&Rebind { artifact, from, gone, like, pods }).unwrap();
+                        alike.done(addresses);
+                        verdicts[1] += 1;
+                    }
+                    Verdict::Compile => {
+                        (alike, bundle) = start(&objects);
+                        verdicts[2] += 1;
+                    }
+                }
+                let (model, _) = resolve(objects.clone());
+                let compiled = common(&model, &mut |_| ()).unwrap();
+                let names = Names::of_policies(&model);
+                let builder = NodeBuilder::new(&model, &compiled.matrix, &names, [backend], "");
+                builder.prove(&bundle).unwrap_or_else(|error| panic!("{backend}, step {step}: {error}"));
+                let mine = objects.pods.iter().filter(|p| p.node.as_deref() == Some("n0"));
+                let mut mine: Vec<_> =
+                    mine.map(|p| (format!("{}/{}", p.namespace, p.name), p.ips.clone())).collect();
+                mine.sort();
+                let bound = bundle.bindings().unwrap().pods.into_iter();
+                assert_eq!(
+                    bound.map(|pod| (pod.name, pod.addresses)).collect::<Vec<_>>(),
+                    mine,
+                    "step {step}"
+                );
+            }
+            assert!(verdicts.iter().all(|n| *n >= 4), "{backend}: {verdicts:?}");
+        }
     }
 
     #[test]
