@@ -197,18 +197,7 @@ impl Bundle {
     /// If the file is missing or not as it should be.
     pub fn bindings(&self) -> Result<Bindings, BundleError> {
         let bindings: Bindings = from_json(BINDINGS, self.bytes(BINDINGS)?)?;
-        let fault = |message: &str| Err(BundleError::new(BINDINGS, message));
-        if bindings.pods.len() > limits::LOCAL_PODS {
-            return fault("too many pods");
-        }
-        for pod in &bindings.pods {
-            if pod.name.len() > limits::OBJECT_NAME_BYTES || pod.name.chars().any(char::is_control) {
-                return fault("a pod's name that none can have");
-            }
-            if pod.addresses.len() > limits::ADDRESSES {
-                return fault("a pod with too many addresses");
-            }
-        }
+        bindings.check().map_err(|message| BundleError::new(BINDINGS, message))?;
         Ok(bindings)
     }
 

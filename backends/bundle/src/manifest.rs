@@ -4,6 +4,7 @@ use crate::artifacts::{
     EBPF_CUT, EBPF_KEEP, EBPF_MAPS, IP6TABLES, IP6TABLES_PLAIN, IPSET, IPTABLES, IPTABLES_PLAIN, SCRIPT,
 };
 use crate::json::unique;
+use crate::limits;
 use crate::nft::Version;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -129,6 +130,27 @@ pub struct FileEntry {
 pub struct Bindings {
     /// The pods of the node, sorted by name.
     pub pods: Vec<LocalPod>,
+}
+
+impl Bindings {
+    /// Whether a node can have these.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn check(&self) -> Result<(), &'static str> {
+        if self.pods.len() > limits::LOCAL_PODS {
+            return Err("too many pods");
+        }
+        for pod in &self.pods {
+            if pod.name.len() > limits::OBJECT_NAME_BYTES || pod.name.chars().any(char::is_control) {
+                return Err("a pod's name that none can have");
+            }
+            if pod.addresses.len() > limits::ADDRESSES {
+                return Err("a pod with too many addresses");
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A pod of the node.

@@ -28,6 +28,9 @@ use std::net::IpAddr;
 /// The name of netpolc's tables. There is one in the family `ip` and one in `ip6`.
 pub const TABLE: &str = "netpolc";
 
+/// How the names of sets and maps begin that hold blocks of addresses, blocks of a single address among them.
+pub const BLOCKS: &str = "blocks";
+
 /// A table's family. `inet` is never used: it costs 20-30 ns more a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {

@@ -71,7 +71,7 @@ impl Rebind {
     /// The node's pods after the change.
     ///
     /// # Errors
-    /// If an address would have two pods.
+    /// If an address would have two pods, or if no bundle could have these: the loader could not look after them.
     pub fn bindings(&self, before: &Bindings) -> Result<Bindings, Unlike> {
         let mut pods: BTreeMap<&str, &LocalPod> =
             before.pods.iter().map(|pod| (pod.name.as_str(), pod)).collect();
@@ -86,7 +86,9 @@ impl Rebind {
         if addresses.windows(2).any(|pair| pair.first() == pair.last()) {
             return Err(Unlike("an address of two pods".to_owned()));
         }
-        Ok(Bindings { pods: pods.into_values().cloned().collect() })
+        let after = Bindings { pods: pods.into_values().cloned().collect() };
+        after.check().map_err(|what| Unlike(what.to_owned()))?;
+        Ok(after)
     }
 }
 

@@ -218,6 +218,7 @@ pub fn receive_bundle(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Artifact, LocalPod};
 
     #[test]
     fn fields_that_are_not_known_are_refused_in_every_message() {
@@ -237,11 +238,28 @@ mod tests {
             uid: None,
             addresses: Vec::new(),
         };
+        let rebind = Rebind {
+            artifact: Artifact::Nftables,
+            from: "0123456789abcdef".parse().unwrap(),
+            gone: vec!["10.0.0.1".parse().unwrap()],
+            like: vec![("fd00::2".parse().unwrap(), "fd00::1".parse().unwrap())],
+            pods: vec![LocalPod { name: "shop/db".into(), addresses: Vec::new() }],
+        };
         check(&[
             ToLoader::Apply { files: Vec::new() },
+            ToLoader::Rebind(rebind.clone()),
             ToLoader::Network(Network::default()),
             ToLoader::Status,
         ]);
+        // So are those of what is in a message.
+        let value = |part: &str, more: &str| {
+            let text = serde_json::to_string(&ToLoader::Rebind(rebind.clone())).unwrap();
+            assert!(text.contains(part), "{text}");
+            serde_json::from_str::<ToLoader>(&text.replacen(part, more, 1))
+        };
+        assert!(value("\"name\":", "\"more\":1,\"name\":").is_err());
+        assert!(value("\"gone\":", "\"went\":").is_err());
+        assert!(value("[\"fd00::2\",\"fd00::1\"]", "[\"fd00::2\"]").is_err());
         check(&[
             FromLoader::Done { report: String::new(), version: None },
             FromLoader::Failed { message: String::new() },

@@ -1,8 +1,8 @@
 //! Addresses that come and go while the rules stay: the elements that this takes.
 
 use super::{
-    Elements, Family, Field, Key, KeyType, MARKER_PREFIX, Match, Outcome, Ruleset, Set, Table, Verdict,
-    digest, in_family, marker,
+    BLOCKS, Elements, Family, Field, Key, KeyType, MARKER_PREFIX, Match, Outcome, Ruleset, Set, Table,
+    Verdict, digest, in_family, marker,
 };
 use crate::nft::Version;
 use crate::rebind::{Rebind, Unlike};
@@ -27,8 +27,9 @@ pub struct Edit {
 /// Changes a ruleset so that it treats the new addresses as those that they are like, and knows nothing of those that are
 /// gone. Gives the version that it has then, which its markers name, and what has to be done to the old one.
 ///
-/// Sets that are asked for a whole address are changed, and the set of a pod with itself. Sets of prefixes are not: they
-/// give both addresses the same answer, or the agent would not call them alike.
+/// Sets that are asked for a whole address are changed, and the set of a pod with itself. Sets of blocks are not: they
+/// give both addresses the same answer, or the agent would not call them alike. That answer may come from blocks of
+/// different lengths, and a block of one address is there whether or not a pod has it.
 ///
 /// # Errors
 /// If that cannot be done; the ruleset may be half changed then.
@@ -104,8 +105,9 @@ fn asked(table: &Table) -> Result<BTreeMap<String, Asked>, Unlike> {
                 [Field::Saddr, Field::Daddr] => Some(Asked::Pair),
                 _ => None,
             };
-            // An interval set has blocks.
-            match asked.filter(|_| table.sets.get(set).is_some_and(|set| !set.interval)) {
+            let of_addresses =
+                !set.starts_with(BLOCKS) && table.sets.get(set).is_some_and(|set| !set.interval);
+            match asked.filter(|_| of_addresses) {
                 Some(asked) => drop(found.insert(set.clone(), asked)),
                 None => drop(others.insert(set)),
             }

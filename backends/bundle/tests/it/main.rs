@@ -5,3 +5,4 @@ mod bundle;
 mod common;
 mod ipt;
 mod nft;
+mod rebind;

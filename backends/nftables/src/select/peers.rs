@@ -2,7 +2,7 @@
 
 use super::{Content, DENY, Object, Selector, Target, Unsupported, addr_set, chain_name, rule, set_name};
 use crate::limits;
-use netpolc_bundle::nft::{Chain, Elements, Field, Key, Match, Outcome, Rule, Set, Verdict};
+use netpolc_bundle::nft::{BLOCKS, Chain, Elements, Field, Key, Match, Outcome, Rule, Set, Verdict};
 use netpolc_ir::addr::{AddrSet, Family, Ranges, bits};
 use netpolc_ir::matrix::{PeerSet, Peers};
 use netpolc_ir::passes::cidr_cover::cover;
@@ -154,7 +154,7 @@ impl Parts {
             let elements =
                 ranges.as_slice().iter().map(|&(lo, hi)| (vec![Key::Addr(lo, hi)], None)).collect();
             let set = Set { interval: true, elements: Elements::General(elements), ..addr_set(None) };
-            let name = self.set("blocks", set);
+            let name = self.set(BLOCKS, set);
             self.rules.push(rule(vec![Match::InSet(vec![self.field(None)], name)], Verdict::Return));
             return;
         }
@@ -164,7 +164,7 @@ impl Parts {
                 continue;
             }
             let set = Set { map: true, elements: Elements::General(elements), ..addr_set(None) };
-            let name = self.set(&format!("blocks{len}"), set);
+            let name = self.set(&format!("{BLOCKS}{len}"), set);
             let field = self.field((len < family.bits()).then_some(len));
             self.rules.push(Rule {
                 outcome: Outcome::Vmap(vec![field], name),

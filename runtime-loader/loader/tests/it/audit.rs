@@ -15,38 +15,38 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 /// How long is waited for what must not come.
-const SHORT: Duration = Duration::from_millis(700);
+pub(crate) const SHORT: Duration = Duration::from_millis(700);
 
 /// Node alpha with its three pods.
-struct World {
-    node: Netns,
-    client: Netns,
-    server: Netns,
-    open: Netns,
-    dir: Dir,
+pub(crate) struct World {
+    pub(crate) node: Netns,
+    pub(crate) client: Netns,
+    pub(crate) server: Netns,
+    pub(crate) open: Netns,
+    pub(crate) dir: Dir,
+}
+
+/// A pod with the addresses of this number, as the node's CNI plugin makes it.
+pub(crate) fn pod(node: &Netns, n: u8) -> Netns {
+    let pod = Netns::new();
+    let name = &pod.0;
+    node.sh(&format!("ip link add v{n} type veth peer name eth0 netns {name} && ip link set v{n} up"));
+    pod.sh(&format!(
+        "ip link set lo up && ip addr add 10.1.0.{n}/32 dev eth0 && ip addr add fd00:1::{n}/128 dev eth0 nodad \
+         && ip link set eth0 up && ip route add 169.254.1.1 dev eth0 && \
+         ip route add default via 169.254.1.1 && ip -6 route add default via fe80::1 dev eth0"
+    ));
+    node.sh(&format!(
+        "ip addr add 169.254.1.1/32 dev v{n} && ip addr add fe80::1/64 dev v{n} nodad && \
+         ip route add 10.1.0.{n} dev v{n} && ip -6 route add fd00:1::{n} dev v{n}"
+    ));
+    pod
 }
 
 impl World {
-    fn new(node: Netns) -> World {
+    pub(crate) fn new(node: Netns) -> World {
         node.sh("ip link set lo up; sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
-        let pod = |n: u8| {
-            let pod = Netns::new();
-            let name = &pod.0;
-            node.sh(&format!(
-                "ip link add v{n} type veth peer name eth0 netns {name} && ip link set v{n} up"
-            ));
-            pod.sh(&format!(
-                "ip link set lo up && ip addr add 10.1.0.{n}/32 dev eth0 && ip addr add fd00:1::{n}/128 dev eth0 nodad \
-                 && ip link set eth0 up && ip route add 169.254.1.1 dev eth0 && \
-                 ip route add default via 169.254.1.1 && ip -6 route add default via fe80::1 dev eth0"
-            ));
-            node.sh(&format!(
-                "ip addr add 169.254.1.1/32 dev v{n} && ip addr add fe80::1/64 dev v{n} nodad && \
-                 ip route add 10.1.0.{n} dev v{n} && ip -6 route add fd00:1::{n} dev v{n}"
-            ));
-            pod
-        };
-        let (client, server, open) = (pod(1), pod(2), pod(3));
+        let (client, server, open) = (pod(&node, 1), pod(&node, 2), pod(&node, 3));
         // An address that is nobody's, to send from.
         open.sh("ip addr add 10.9.9.9/32 dev lo");
         World { node, client, server, open, dir: dir() }
@@ -63,12 +63,7 @@ impl World {
 
     /// A connection that no policy allows, from both ends.
     fn connection(&self) -> [TcpStream; 2] {
-        let listener = inside(&self.server, || TcpListener::bind("10.1.0.2:0")).unwrap();
-        let addr = listener.local_addr().unwrap();
-        let client = inside(&self.open, || TcpStream::connect_timeout(&addr, PATIENCE)).unwrap();
-        let (server, _) = listener.accept().unwrap();
-        server.set_read_timeout(Some(SHORT)).unwrap();
-        [client, server]
+        connection(&self.open, &self.server, "10.1.0.2")
     }
 
     /// Whether a packet with a false source comes through.
@@ -89,12 +84,22 @@ impl Drop for World {
     }
 }
 
+/// A connection from both ends; it must come about.
+pub(crate) fn connection(from: &Netns, to: &Netns, addr: &str) -> [TcpStream; 2] {
+    let listener = inside(to, || TcpListener::bind((addr, 0))).unwrap();
+    let addr = listener.local_addr().unwrap();
+    let client = inside(from, || TcpStream::connect_timeout(&addr, PATIENCE)).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    server.set_read_timeout(Some(SHORT)).unwrap();
+    [client, server]
+}
+
 /// Whether what one end of a connection says comes to the other.
-fn lives([client, server]: &mut [TcpStream; 2]) -> bool {
+pub(crate) fn lives([client, server]: &mut [TcpStream; 2]) -> bool {
     client.write_all(b"x").is_ok() && server.read_exact(&mut [0]).is_ok()
 }
 
-fn status(daemon: &Daemon) -> Value {
+pub(crate) fn status(daemon: &Daemon) -> Value {
     match daemon.ask(&ToLoader::Status) {
         FromLoader::Status(status) => status,
         other => panic!("{other:?}"),
@@ -106,7 +111,7 @@ fn counted(status: &Value, by: &str) -> u64 {
     status["dataplanes"][0]["dropped_packets"][by].as_u64().unwrap_or(0)
 }
 
-fn applied(daemon: &Daemon, bundle: &Bundle) {
+pub(crate) fn applied(daemon: &Daemon, bundle: &Bundle) {
     let mut stream = daemon.connect();
     wire::send_bundle(&mut stream, bundle).unwrap();
     let answer: FromLoader = wire::receive(&mut stream).unwrap().unwrap();

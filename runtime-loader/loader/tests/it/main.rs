@@ -16,3 +16,4 @@ mod iptables_disturbed;
 mod iptables_half;
 mod lan;
 mod node;
+mod rebind;
