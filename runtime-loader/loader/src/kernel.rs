@@ -13,7 +13,7 @@ use netpolc_bundle::nft::{Family, TABLE};
 use nix::ifaddrs::getifaddrs;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::SockaddrStorage;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::net::IpAddr;
@@ -94,14 +94,6 @@ pub trait Kernel {
     /// # Errors
     /// If there is none, or if nft cannot be run.
     fn list(&mut self, family: Family) -> Result<String, Error>;
-
-    /// Our tables of some families as nft prints them.
-    ///
-    /// # Errors
-    /// As [`Kernel::list`].
-    fn list_all(&mut self, families: &BTreeSet<Family>) -> Result<BTreeMap<Family, String>, Error> {
-        families.iter().map(|family| Ok((*family, self.list(*family)?))).collect()
-    }
 
     /// Runs a script as one transaction: all of it takes effect at once, or nothing does.
     ///
@@ -374,17 +366,6 @@ impl Kernel for System {
         Ok(String::from_utf8_lossy(&output).into_owned())
     }
 
-    /// By one nft: to start one takes longer than it works.
-    fn list_all(&mut self, families: &BTreeSet<Family>) -> Result<BTreeMap<Family, String>, Error> {
-        let script: String = families.iter().map(|family| format!("list table {family} {TABLE}\n")).collect();
-        if script.is_empty() {
-            return Ok(BTreeMap::new());
-        }
-        let output =
-            self.spawn("nft", &["--numeric-protocol", "-f", "-"], in_memory(&script)?, Stdio::piped())?;
-        Ok(split_listing(&String::from_utf8_lossy(&output), families))
-    }
-
     fn run(&mut self, script: &str) -> Result<(), Error> {
         self.spawn("nft", &["-f", "-"], in_memory(script)?, Stdio::null()).map(|_| ())
     }
@@ -410,21 +391,6 @@ impl Kernel for System {
     }
 }
 
-/// The listing of several tables, apart. Only a table's first line begins with its family.
-fn split_listing(text: &str, families: &BTreeSet<Family>) -> BTreeMap<Family, String> {
-    let mut found: BTreeMap<Family, String> =
-        families.iter().map(|family| (*family, String::new())).collect();
-    let mut current = None;
-    for line in text.split_inclusive('\n') {
-        let heads = |family: &&Family| line.starts_with(&format!("table {family} {TABLE} {{"));
-        current = families.iter().find(heads).copied().or(current);
-        if let Some(text) = current.and_then(|family| found.get_mut(&family)) {
-            text.push_str(line);
-        }
-    }
-    found
-}
-
 /// Without the file there are no routes: the kernel is built without the family, or it is switched off.
 fn read(path: &str) -> Result<String, Error> {
     let mut bytes = Vec::new();
@@ -444,15 +410,6 @@ mod tests {
 
     fn step<'a>(program: &'a str, input: &'a str, undo: &'a str) -> Step<'a> {
         Step { program, args: &["-w", "60"], input, undo }
-    }
-
-    #[test]
-    fn the_listing_of_two_tables_comes_apart() {
-        let (v4, v6) = ("table ip netpolc {\n\tchain c {\n\t}\n}\n", "table ip6 netpolc {\n}\n");
-        let families = BTreeSet::from([Family::Ip, Family::Ip6]);
-        let found = split_listing(&format!("{v4}{v6}"), &families);
-        assert_eq!((found[&Family::Ip].as_str(), found[&Family::Ip6].as_str()), (v4, v6));
-        assert_eq!(split_listing(v6, &families)[&Family::Ip], "");
     }
 
     /// With a shell and without: what failed and what came before it is undone in reverse, what comes after is not run.

@@ -93,10 +93,13 @@ impl View {
 /// # Errors
 /// If nft cannot be run or may not look.
 pub fn observe(kernel: &mut dyn Kernel) -> Result<Observed, Error> {
-    let families = kernel.tables()?;
-    let listed = kernel.list_all(&families)?;
-    let tables = listed.into_iter().map(|(family, text)| (family, View::new(family, text)));
-    Ok(Observed { tables: tables.collect() })
+    let mut observed = Observed::default();
+    // One by one: of two tables in one script nft 1.0.6 finds only the last.
+    for family in kernel.tables()? {
+        let text = kernel.list(family)?;
+        observed.tables.insert(family, View::new(family, text));
+    }
+    Ok(observed)
 }
 
 impl Observed {
