@@ -1,4 +1,5 @@
-//! Measures the agent: memory, and the time from an event to the bundle at the loader's socket.
+//! Measures the agent: memory, and the time from an event to the bundle at the loader's socket, or, with a real loader, to
+//! rules in force.
 
 use clap::Parser;
 use netpolc_bench::cluster::{Format, files, shape};
@@ -16,12 +17,16 @@ use std::time::{Duration, Instant};
 /// How long anything may take before the measurement is given up.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Runs an agent between a stand-in API server with a generated cluster and a loader that does nothing.
+/// Runs an agent between a stand-in API server with a generated cluster and a loader, which does nothing unless it is given.
 #[derive(Debug, Parser)]
 struct Args {
     /// The program.
     #[arg(long, default_value = "target/release/netpol-agent")]
     agent: PathBuf,
+    /// A real loader. It changes the rules of this network namespace: run it in one of its own (`unshare --net`), with `lo`
+    /// up for the API server.
+    #[arg(long)]
+    loader: Option<PathBuf>,
     /// The generated cluster.
     #[arg(long, default_value = "l")]
     set: String,
@@ -44,10 +49,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// The agent's process; it ends with this.
-struct Agent(Child);
+/// A process; it ends with this.
+struct Running(Child);
 
-impl Drop for Agent {
+impl Drop for Running {
     fn drop(&mut self) {
         // It may have ended by itself.
         let _ = self.0.kill();
@@ -62,7 +67,9 @@ fn run(args: &Args) -> io::Result<()> {
     let objects = fill(&api, shape)?;
     let (arrived, bundles) = channel();
     let listener = UnixListener::bind(dir.path().join("loader.sock"))?;
-    std::thread::spawn(move || load(&listener, &arrived));
+    let behind = args.loader.as_ref().map(|loader| start_loader(loader, args, dir.path())).transpose()?;
+    let real = behind.as_ref().map(|_| dir.path().join("real.sock"));
+    std::thread::spawn(move || load(&listener, &arrived, real.as_deref()));
     let kubeconfig = api.kubeconfig(dir.path())?;
     let started = Instant::now();
     let child = Command::new(&args.agent)
@@ -77,7 +84,7 @@ fn run(args: &Args) -> io::Result<()> {
         .arg(dir.path().join("state.json"))
         .stderr(Stdio::null())
         .spawn()?;
-    let agent = Agent(child);
+    let agent = Running(child);
     next(&bundles)?;
     say(&format!("{}, {}: first bundle after {:.0} ms", args.set, args.backend, millis(started.elapsed())))?;
     memory(&agent, "after it")?;
@@ -140,30 +147,70 @@ fn fill(api: &Standin, shape: netpolc_bench::cluster::Shape) -> io::Result<Vec<V
     Ok(all)
 }
 
-/// A loader that takes every bundle and does nothing.
-fn load(listener: &UnixListener, arrived: &Sender<Instant>) {
+/// A real loader, which listens once this returns.
+fn start_loader(program: &Path, args: &Args, dir: &Path) -> io::Result<Running> {
+    let socket = dir.join("real.sock");
+    let child = Command::new(program)
+        .args(["run", "--backend", &args.backend, "--socket"])
+        .arg(&socket)
+        .arg("--state")
+        .arg(dir.join("loader-state"))
+        .stderr(Stdio::null())
+        .spawn()?;
+    let running = Running(child);
+    let started = Instant::now();
+    while UnixStream::connect(&socket).is_err() {
+        if started.elapsed() > PATIENCE {
+            return Err(io::Error::other("the loader does not listen"));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(running)
+}
+
+/// Takes every request, hands it on to the real loader if there is one, and tells when it was answered.
+fn load(listener: &UnixListener, arrived: &Sender<Instant>, real: Option<&Path>) {
     for stream in listener.incoming() {
         // A connection that breaks is the agent's end.
         let Ok(mut stream) = stream else { return };
+        let mut real = real.and_then(|path| UnixStream::connect(path).ok());
         while let Ok(Some(request)) = wire::receive::<ToLoader>(&mut stream) {
-            let mut version = None;
-            match request {
-                ToLoader::Apply { files } => {
-                    let Ok(Ok(bundle)) = wire::receive_bundle(&mut stream, &files) else { return };
-                    version = bundle.manifest.artifacts.values().next().map(ToString::to_string);
-                    let _ = arrived.send(Instant::now());
-                }
-                // As versions go, any other will do.
-                ToLoader::Rebind(change) => {
-                    version = Some(change.from.to_string());
-                    let _ = arrived.send(Instant::now());
-                }
-                ToLoader::Network(_) | ToLoader::Status => {}
+            let changes = matches!(request, ToLoader::Apply { .. } | ToLoader::Rebind(_));
+            let Ok(answer) = answer(&mut stream, real.as_mut(), &request) else { return };
+            if changes {
+                let _ = arrived.send(Instant::now());
             }
-            let done = FromLoader::Done { report: String::new(), version };
-            let _ = wire::send(&mut stream, &done);
+            let _ = wire::send(&mut stream, &answer);
         }
     }
+}
+
+/// What the real loader says, or else that it is done.
+fn answer(
+    from: &mut UnixStream,
+    real: Option<&mut UnixStream>,
+    request: &ToLoader,
+) -> io::Result<FromLoader> {
+    let gone = || io::Error::from(io::ErrorKind::UnexpectedEof);
+    let bundle = match request {
+        ToLoader::Apply { files } => Some(wire::receive_bundle(from, files)?.map_err(io::Error::other)?),
+        _ => None,
+    };
+    let Some(real) = real else {
+        let version = match (request, &bundle) {
+            // As versions go, any other will do.
+            (ToLoader::Rebind(change), _) => Some(change.from),
+            (_, Some(bundle)) => bundle.manifest.artifacts.values().next().copied(),
+            _ => None,
+        };
+        let version = version.map(|version| version.to_string());
+        return Ok(FromLoader::Done { report: String::new(), version });
+    };
+    match &bundle {
+        Some(bundle) => wire::send_bundle(real, bundle)?,
+        None => wire::send(real, request)?,
+    }
+    wire::receive(real)?.ok_or_else(gone)
 }
 
 fn next(bundles: &Receiver<Instant>) -> io::Result<Instant> {
@@ -207,7 +254,7 @@ fn report(what: &str, times: &[f64]) -> io::Result<()> {
     say(&format!("{what}: p50 {:.1} ms, p99 {:.1} ms", quantile(times, 0.5), quantile(times, 0.99)))
 }
 
-fn memory(agent: &Agent, when: &str) -> io::Result<()> {
+fn memory(agent: &Running, when: &str) -> io::Result<()> {
     let status = std::fs::read_to_string(format!("/proc/{}/status", agent.0.id()))?;
     let mib = |field: &str| {
         let line = status.lines().find(|l| l.starts_with(field)).unwrap_or_default();

@@ -31,6 +31,9 @@ const JUMP: i32 = -3;
 const GOTO: i32 = -4;
 const RETURN: i32 = -5;
 
+/// The stack of a thread that does nothing but close.
+const STACK_BYTES: usize = 64 << 10;
+
 /// The length of an interface's name in a key (`IFNAMSIZ`).
 const IFNAME: usize = 16;
 
@@ -174,18 +177,27 @@ impl Batch {
         }
         self.frame(END);
         let mut socket = Socket::open()?;
-        socket.send(&self.out)?;
-        // The kernel answers when all is done: once for each message, or with the first that it refused and nothing else
-        // that is of use.
-        let mut answered = 0;
-        while answered < asked {
-            for message in netlink::messages(socket.receive()?) {
-                if message.kind == ERROR {
-                    answered += 1;
-                    message.error().map_or(Ok(()), Err)?;
-                }
+        let done = exchange(&mut socket, &self.out, asked);
+        // To close a socket of nfnetlink takes until what the transaction has deleted is freed (`nft_rcv_nl_event`,
+        // `net/netfilter/nf_tables_api.c`): ten milliseconds that nobody needs to wait for.
+        let close = std::thread::Builder::new().name("close".into()).stack_size(STACK_BYTES);
+        let _ = close.spawn(move || drop(socket));
+        done
+    }
+}
+
+/// The kernel answers when all is done: once for each message, or with the first that it refused and nothing else that is of
+/// use.
+fn exchange(socket: &mut Socket, out: &Outgoing, asked: u32) -> io::Result<()> {
+    socket.send(out)?;
+    let mut answered = 0;
+    while answered < asked {
+        for message in netlink::messages(socket.receive()?) {
+            if message.kind == ERROR {
+                answered += 1;
+                message.error().map_or(Ok(()), Err)?;
             }
         }
-        Ok(())
     }
+    Ok(())
 }
