@@ -291,6 +291,8 @@ impl Engine {
                 self.metrics.compile_errors.count();
                 log::error("no bundle; what was in force still is", &[("error", &error)]);
                 self.no_bundle = Some(error);
+                // To be tried again when something changes.
+                self.rebound = None;
             }
             None => {}
         }

@@ -64,7 +64,7 @@ async fn serve(options: Options) -> Result<(), Error> {
     let (tell, inbox) = mpsc::channel::<Message>(INBOX);
     let (report, faults) = mpsc::channel(INBOX);
     let engine = Engine::new(&options, Arc::clone(&metrics), report);
-    let listener = socket::listen(&options.socket)?;
+    let listener = socket::listen(&options.socket).await?;
     let http = http::listen(options.metrics_listen).await?;
     watch::start(&client, &tell, &metrics);
     tokio::spawn(events::publish(client, options.node.clone(), faults));

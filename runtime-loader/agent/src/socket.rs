@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -19,25 +19,40 @@ const MOST_CONNECTIONS: usize = 256;
 /// How long a connection may be silent, or take for a request.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Listens on a path. What an earlier agent left there is replaced.
+/// How long the loader may take to let this user into its directory, where both are started at once.
+const NEWCOMER: Duration = Duration::from_secs(10);
+
+/// Listens on a path. What an earlier agent left there is replaced. Where this user may not yet, it is tried again for a
+/// while.
 ///
 /// # Errors
 /// If the path cannot be used.
-pub fn listen(path: &Path) -> Result<UnixListener, Error> {
-    let failed = |e| Error::io(path.display().to_string(), e);
+pub async fn listen(path: &Path) -> Result<UnixListener, Error> {
+    let begun = Instant::now();
+    loop {
+        match try_listen(path) {
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied && begun.elapsed() < NEWCOMER => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            result => return result.map_err(|e| Error::io(path.display().to_string(), e)),
+        }
+    }
+}
+
+fn try_listen(path: &Path) -> io::Result<UnixListener> {
     if let Some(dir) = path.parent() {
-        fs::create_dir_all(dir).map_err(failed)?;
+        fs::create_dir_all(dir)?;
     }
     // Bound beside the path and renamed, so that at no moment others than the owner could connect.
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
     match fs::remove_file(&temporary) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    let listener = UnixListener::bind(&temporary).map_err(failed)?;
-    fs::set_permissions(&temporary, fs::Permissions::from_mode(0o600)).map_err(failed)?;
-    fs::rename(&temporary, path).map_err(failed)?;
+    let listener = UnixListener::bind(&temporary)?;
+    fs::set_permissions(&temporary, fs::Permissions::from_mode(0o600))?;
+    fs::rename(&temporary, path)?;
     Ok(listener)
 }
 

@@ -252,11 +252,11 @@ impl State {
             held.stale = true;
         }
         inner.counters.rebinds += 1;
-        // Nothing of an address can have begun while it was closed.
-        let was_open = self.manner.established == Established::Cut && inner.node.mode() != CniMode::Ptp;
-        let new = change.like.iter().map(|(addr, _)| *addr).filter(|_| was_open);
-        let of: BTreeSet<IpAddr> = change.gone.iter().copied().chain(new).collect();
-        if self.manner.established == Established::Cut && !of.is_empty() {
+        // With the node's own network nothing of an address can have begun while it was closed, and whatever is left of one
+        // that goes is ended when it is closed.
+        if self.manner.established == Established::Cut && inner.node.mode() != CniMode::Ptp {
+            let new = change.like.iter().map(|(addr, _)| *addr);
+            let of: BTreeSet<IpAddr> = change.gone.iter().copied().chain(new).collect();
             let cut = inner.enforcer.cut(&of);
             inner.counters.connections_cut += cut;
         }
