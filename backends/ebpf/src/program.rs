@@ -125,7 +125,7 @@ fn connection(asm: &mut Assembler, established: Established, ends: &Ends, header
     }
     asm.mov(R::R7, R::R1).alu(AluOp::And, R::R7, -8);
     // Here, where one path leads to: for each load through a pointer of the kernel's own types and each path to it, the
-    // verifier looks through all names of types, half a millisecond each time (`btf_nested_type_is_trusted`).
+    // verifier looks through all names of types (`btf_nested_type_is_trusted`), which was most of what a new version took.
     asm.load(Size::B8, R::R1, R::R6, CTX_STATE);
     asm.load_field(Size::B8, R::R1, R::R1, Field::StateIn);
     asm.load_field(Size::B4, R::R1, R::R1, Field::DeviceIndex);
