@@ -218,8 +218,7 @@ impl Engine {
     }
 
     fn start(&mut self) {
-        let Some(link) = self.link.take() else { return };
-        let mut link = link;
+        let Some(mut link) = self.link.take() else { return };
         let dirty = self.dirty.take();
         let rested = dirty.is_none() && self.retry.is_none();
         self.retry = None;

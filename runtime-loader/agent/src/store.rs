@@ -1,5 +1,7 @@
 //! Everything that is known: what the API server told, and what the CNI plugin told.
 
+mod view;
+
 use crate::relevant::{BoundPod, Cluster};
 use crate::sandboxes::Sandboxes;
 use crate::table::Table;
@@ -8,8 +10,9 @@ use netpolc_bundle::wire::Sandbox;
 use netpolc_frontend::objects::{self, ClusterPolicy, NAMESPACE_NAME_LABEL, Namespace, Phase, Policy};
 use netpolc_frontend::source::{SourceId, Span};
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use view::{Counted, View};
 
 /// The kinds that are watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -115,7 +118,13 @@ impl Store {
 
     /// Takes in what a watch told; says whether anything is different now.
     pub fn take(&mut self, told: Told) -> bool {
-        match told {
+        let one_pod = matches!(&told, Told::Is(Object::Pod(_)) | Told::Gone(Kind::Pods, _));
+        // A pod may not have the address of a node.
+        let every_pod = matches!(
+            &told,
+            Told::Is(Object::Node(_)) | Told::Gone(Kind::Nodes, _) | Told::Complete(Kind::Pods | Kind::Nodes)
+        );
+        let news = match told {
             Told::Begin(kind) => {
                 match kind {
                     Kind::Namespaces => self.namespaces.begin(),
@@ -126,27 +135,13 @@ impl Store {
                 }
                 false
             }
-            Told::Is(Object::Pod(pod)) => self.put_pod(*pod),
-            Told::Gone(Kind::Pods, key) => self.remove_pod(&key),
-            told => {
-                // A pod may not have the address of a node.
-                let every_pod = match &told {
-                    Told::Is(object) => matches!(object, Object::Node(_)),
-                    Told::Begin(kind) | Told::Complete(kind) | Told::Gone(kind, _) => {
-                        matches!(kind, Kind::Pods | Kind::Nodes)
-                    }
-                };
-                let news = match told {
-                    Told::Is(object) => self.put(object),
-                    Told::Gone(kind, key) => self.remove(kind, &key),
-                    Told::Complete(kind) => self.complete(kind),
-                    Told::Begin(_) => false,
-                };
-                self.touched.others |= news;
-                self.touched.every_pod |= news && every_pod;
-                news
-            }
-        }
+            Told::Is(object) => self.put(object),
+            Told::Gone(kind, key) => self.remove(kind, &key),
+            Told::Complete(kind) => self.complete(kind),
+        };
+        self.touched.others |= news && !one_pod;
+        self.touched.every_pod |= news && every_pod;
+        news
     }
 
     fn put_pod(&mut self, data: PodData) -> bool {
@@ -456,65 +451,6 @@ pub struct Touched {
     pub every_pod: bool,
     /// Something else than pods.
     pub others: bool,
-}
-
-/// A pod that counts.
-#[derive(Debug)]
-struct Counted {
-    /// The addresses that count.
-    ips: Vec<IpAddr>,
-    /// Whether the CNI plugin told them.
-    told: bool,
-}
-
-/// Who has which address, as of now.
-struct View<'a> {
-    store: &'a Store,
-    of_nodes: HashSet<IpAddr>,
-    /// The sandboxes of each pod.
-    told: HashMap<&'a str, Vec<&'a Sandbox>>,
-    /// The pod of each address that has a sandbox.
-    sandboxed: HashMap<IpAddr, &'a str>,
-}
-
-impl<'a> View<'a> {
-    /// The addresses of a pod that count; `None` if it does not count.
-    fn count(&self, key: &str, data: &PodData) -> Option<Counted> {
-        if data.pod.phase == Phase::Finished {
-            return None;
-        }
-        let (mut ips, told) = self.claims(key, data);
-        ips.retain(|ip| !self.of_nodes.contains(ip) && self.wins(key, data, *ip));
-        (!ips.is_empty()).then_some(Counted { ips, told })
-    }
-
-    /// The addresses that a pod lays claim to, and whether the CNI plugin told them.
-    fn claims(&self, key: &str, data: &PodData) -> (Vec<IpAddr>, bool) {
-        let told = self.told.get(key).map(Vec::as_slice).unwrap_or_default();
-        let mine = told.iter().filter(|s| is_pod_of(data, &self.store.node, s));
-        let own: Vec<IpAddr> = mine.flat_map(|s| &s.addresses).copied().collect();
-        if !own.is_empty() {
-            return (own, true);
-        }
-        let ended = |ip: &&IpAddr| self.store.sandboxes.has_ended(key, &data.uid, ip);
-        let shown = data.pod.ips.iter().filter(|ip| !self.sandboxed.contains_key(*ip) && !ended(ip));
-        (shown.copied().collect(), false)
-    }
-
-    /// Whether no other pod has a better claim: an address was given to another pod before the object of the first shows it.
-    fn wins(&self, key: &str, data: &PodData, ip: IpAddr) -> bool {
-        let showing = self.store.showing.get(&ip).into_iter().flatten().map(String::as_str);
-        let others = showing.chain(self.sandboxed.get(&ip).copied()).filter(|other| *other != key);
-        !others.into_iter().any(|other| {
-            let Some(theirs) = self.store.pods.get(other) else { return false };
-            let better = match rank(theirs).cmp(&rank(data)) {
-                std::cmp::Ordering::Greater => true,
-                std::cmp::Ordering::Equal => other < key,
-                std::cmp::Ordering::Less => false,
-            };
-            better && theirs.pod.phase != Phase::Finished && self.claims(other, theirs).0.contains(&ip)
-        })
-    }
 }
 
 /// Which of two pods has an address that both show: one that is not being deleted, or else the younger.

@@ -22,6 +22,7 @@ use hook::Hook;
 use netpolc_bundle::bpf::Field;
 use netpolc_bundle::bpf::contents::{Contents, Pod};
 use netpolc_bundle::bpf::layout::SHARED;
+use netpolc_bundle::rebind::Unlike;
 use netpolc_bundle::{Artifact, Backend, LocalPod, Version};
 use nix::net::if_::if_nametoindex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -304,7 +305,7 @@ pub(crate) fn rebind(
     changed: &BTreeMap<IpAddr, Option<Pod>>,
     (pods, behind): (&[LocalPod], &PodInterfaces),
 ) -> Result<(), Error> {
-    let other = || Error::Refused(format!("version {from} is not in force"));
+    let other = || Unlike(format!("version {from} is not in force"));
     let dir = bpffs::find()?.ok_or_else(other)?;
     let live = observe(&dir).live.filter(|live| live.meta.version == from).ok_or_else(other)?;
     live.set_pods(contents, changed, false)?;
