@@ -206,7 +206,9 @@ impl Bundle {
     /// # Errors
     /// If the file is missing or not as it should be.
     pub fn provenance(&self) -> Result<Provenance, BundleError> {
-        from_json(PROVENANCE, self.bytes(PROVENANCE)?)
+        let provenance: Provenance = from_json(PROVENANCE, self.bytes(PROVENANCE)?)?;
+        provenance.check().map_err(|message| BundleError::new(PROVENANCE, message))?;
+        Ok(provenance)
     }
 
     /// The text of the IR.

@@ -163,13 +163,44 @@ pub struct LocalPod {
     pub addresses: Vec<IpAddr>,
 }
 
-/// `provenance.json`: where each object of the script comes from. The loader does not read it.
+/// `provenance.json`: where each object of the rules comes from. The loader does not read it.
+///
+/// Each place stands there once, however many objects lead back to it: with many policies for a pod, each of its chains
+/// leads back to all of them.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Provenance {
-    /// By the object's name in the script.
+    /// The places, sorted.
+    places: Vec<Origin>,
+    /// By the object's name in the rules: which of the places, counted from 0.
     #[serde(deserialize_with = "unique")]
-    pub objects: BTreeMap<String, Vec<Origin>>,
+    objects: BTreeMap<String, Vec<usize>>,
+}
+
+impl Provenance {
+    /// From what is behind each object.
+    pub fn new<'a>(objects: impl IntoIterator<Item = (String, Vec<&'a Origin>)>) -> Provenance {
+        let objects: BTreeMap<String, Vec<&Origin>> = objects.into_iter().collect();
+        let places: BTreeSet<&Origin> = objects.values().flatten().copied().collect();
+        let numbers: BTreeMap<&Origin, usize> = places.iter().copied().zip(0..).collect();
+        let numbered = |origins: Vec<&Origin>| {
+            origins.iter().filter_map(|origin| numbers.get(origin).copied()).collect()
+        };
+        let objects = objects.into_iter().map(|(name, origins)| (name, numbered(origins))).collect();
+        Provenance { places: places.into_iter().cloned().collect(), objects }
+    }
+
+    /// The places behind an object; none for an object that is not there.
+    pub fn behind<'a>(&'a self, object: &str) -> impl Iterator<Item = &'a Origin> {
+        self.objects.get(object).into_iter().flatten().filter_map(|number| self.places.get(*number))
+    }
+
+    /// What is wrong with it.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let known = self.places.len();
+        let odd = self.objects.iter().find(|(_, numbers)| numbers.iter().any(|number| *number >= known));
+        odd.map_or(Ok(()), |(name, _)| Err(format!("{name} leads to a place that is not there")))
+    }
 }
 
 /// A place in a policy.

@@ -133,7 +133,7 @@ impl<'c> NodeBuilder<'c> {
             proof: BTreeMap::new(),
             artifacts,
             bindings: Bindings { pods: local_bindings(self.matrix, host) },
-            provenance: Provenance { objects: objects.collect() },
+            provenance: Provenance::new(objects),
             ir: self.ir.to_owned(),
         };
         let (mut bundle, read) = Bundle::with_read_back(parts).map_err(|e| bug(&e))?;

@@ -40,8 +40,8 @@ impl Labels {
     }
 
     /// The places of some origins, for a bundle's provenance.
-    pub fn places(&self, origins: &[Origin]) -> Vec<Place> {
-        origins.iter().filter_map(|origin| self.places.get(origin).cloned()).collect()
+    pub fn places(&self, origins: &[Origin]) -> Vec<&Place> {
+        origins.iter().filter_map(|origin| self.places.get(origin)).collect()
     }
 }
 

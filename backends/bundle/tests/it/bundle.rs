@@ -47,10 +47,24 @@ fn what_is_written_is_read() {
     assert_eq!(read, bundle());
     assert_eq!(nft::digest(&nftables(&read).unwrap()), version(&read));
     assert_eq!(read.bindings().unwrap().pods[0].name, "shop/db");
-    assert_eq!(read.provenance().unwrap().objects["pods_5a5a"][0].line, 12);
+    let provenance = read.provenance().unwrap();
+    let lines = |object| provenance.behind(object).map(|place| place.line).collect::<Vec<_>>();
+    assert_eq!((lines("pods_5a5a"), lines("pods_0000")), (vec![12], vec![]));
     assert_eq!(read.ir().unwrap(), "unit\n");
     assert_eq!(Bundle::from_files(read.to_files().unwrap()).unwrap(), read);
     store::write(&dir.0, &read).expect_err("the files exist");
+}
+
+/// Each place stands in the file once, and what leads to none is refused.
+#[test]
+fn provenance_by_number() {
+    let mut bundle = bundle();
+    let text = String::from_utf8(bundle.files[PROVENANCE].clone()).unwrap();
+    let wrong = text.replace("      0\n", "      1\n");
+    assert_ne!(wrong, text);
+    bundle.files.insert(PROVENANCE.to_owned(), wrong.into_bytes());
+    let error = bundle.provenance().unwrap_err().to_string();
+    assert_eq!(error, "provenance.json: pods_5a5a leads to a place that is not there");
 }
 
 /// A bundle with a script for nftables alone.

@@ -24,7 +24,7 @@ pub(crate) fn bundle() -> Bundle {
         proof: BTreeMap::from([("flows".into(), 9)]),
         artifacts: Artifacts { nftables: Some(script()), ..Artifacts::default() },
         bindings: Bindings { pods: vec![pod] },
-        provenance: Provenance { objects: BTreeMap::from([("pods_5a5a".into(), vec![origin])]) },
+        provenance: Provenance::new([("pods_5a5a".to_owned(), vec![&origin])]),
         ir: "unit\n".into(),
     })
     .unwrap()
