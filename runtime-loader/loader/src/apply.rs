@@ -25,6 +25,8 @@ pub struct Report {
     /// The established connections that were ended; `None` if they were to live on, if that could not be done, or if the
     /// rules judge every packet, so that they end by themselves.
     pub cut: Option<Cut>,
+    /// Whether the kernel's rules were read back afterwards.
+    pub confirmed: bool,
     /// What else there is to say.
     pub notes: Vec<String>,
 }
@@ -91,7 +93,15 @@ pub fn apply_read(
         Established::Cut => cut_denied(kernel, chosen, read, &mut notes),
         Established::Keep => None,
     };
-    Ok(Report { backend: chosen, version, outcome, interfaces: interfaces.names.len(), cut, notes })
+    Ok(Report {
+        backend: chosen,
+        version,
+        outcome,
+        interfaces: interfaces.names.len(),
+        cut,
+        confirmed: true,
+        notes,
+    })
 }
 
 /// The backend to use: the one that was asked for, or the first that bundle and kernel have.

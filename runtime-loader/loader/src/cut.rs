@@ -9,7 +9,8 @@
 //!
 //! The walk begins after the switch was confirmed. What began since the switch was judged by these rules; what began
 //! before is in the table by then, since a packet that is judged by old rules leaves the hooks, and its connection
-//! enters the table, long before nft has listed the new ones.
+//! enters the table, long before nft has listed the new ones, or the kernel has freed the old ones
+//! ([`crate::batch::Committed::settle`]).
 
 use crate::conntrack::{Connection, Tally};
 use crate::kernel::Kernel;

@@ -1,12 +1,14 @@
-//! What is in force, as it was read back, so that addresses can come and go in it without a new bundle.
+//! What is in force, as it was read back, so that addresses can come and go in it without a new bundle, and so that a new
+//! bundle can be brought into force by what it changes.
 
-use crate::batch::Batch;
+use crate::batch::{Batch, Committed};
 use crate::cut;
 use crate::kernel::Kernel;
+use crate::nftables::{delta, refuse};
 use crate::routes::{self, PodInterfaces};
 use crate::{Error, ebpf};
 use netpolc_bundle::nft::run::{self, Bases};
-use netpolc_bundle::nft::{Edit, Family, Key, PODIF, Ruleset, TABLE, marker};
+use netpolc_bundle::nft::{Family, Ruleset, TABLE, marker};
 use netpolc_bundle::rebind::{Rebind, Unlike, rebind_contents};
 use netpolc_bundle::{Artifact, Backend, Bindings, Bundle, ReadBack, Version, bpf, nft};
 use std::collections::BTreeSet;
@@ -18,8 +20,21 @@ pub struct Live {
     artifact: Artifact,
     version: Version,
     read: ReadBack,
+    /// Under nftables: what is in our tables beside it, that no packet meets.
+    left: Ruleset,
     /// The interfaces of pods that were last put into the set of them.
     interfaces: BTreeSet<String>,
+}
+
+/// What came of [`Live::switch`].
+#[derive(Debug)]
+#[expect(missing_docs, reason = "the fields' names say it")]
+pub struct Switched {
+    pub live: Live,
+    pub interfaces: PodInterfaces,
+    pub notes: Vec<String>,
+    /// The transaction; `None` if nothing had to be changed.
+    pub committed: Option<Committed>,
 }
 
 impl Live {
@@ -36,7 +51,8 @@ impl Live {
             Backend::Nftables => (Artifact::Nftables, ReadBack { nftables: read.nftables, ..none }),
             Backend::Iptables => return None,
         };
-        Some(Live { artifact, version, read, interfaces: BTreeSet::new() })
+        let left = Ruleset::default();
+        Some(Live { artifact, version, read, left, interfaces: BTreeSet::new() })
     }
 
     /// The version in force.
@@ -56,7 +72,12 @@ impl Live {
     ///
     /// # Errors
     /// If the change is for another version, if it cannot be done without a new bundle, or if the kernel refuses.
-    pub fn rebind(&self, kernel: &mut dyn Kernel, change: &Rebind, pods: &Bindings) -> Result<Live, Error> {
+    pub fn rebind(
+        &self,
+        kernel: &mut dyn Kernel,
+        change: &Rebind,
+        pods: &Bindings,
+    ) -> Result<(Live, Option<Committed>), Error> {
         change.check()?;
         if (change.artifact, change.from) != (self.artifact, self.version) {
             let (artifact, version) = (self.artifact, self.version);
@@ -66,6 +87,7 @@ impl Live {
         let (behind, _) = routes::pod_interfaces(pods, &kernel.routes()?);
         let missing = || Unlike("it was not read back".to_owned());
         let mut next = self.clone();
+        let mut committed = None;
         match self.artifact {
             Artifact::Ebpf => {
                 let pair = next.read.ebpf.as_mut().ok_or_else(missing)?;
@@ -73,18 +95,60 @@ impl Live {
             }
             Artifact::Nftables => {
                 let rules = next.read.nftables.as_mut().ok_or_else(missing)?;
-                next.version = rebind_nftables(rules, change, &behind, &mut next.interfaces)?;
+                let (version, done) = rebind_nftables(rules, change, &behind, &mut next.interfaces)?;
+                (next.version, committed) = (version, Some(done));
             }
             Artifact::Iptables | Artifact::IptablesPlain => return Err(missing().into()),
         }
-        Ok(next)
+        Ok((next, committed))
     }
 
-    /// Ends the connections of some addresses that the rules in force would not let begin.
+    /// Brings a bundle of nftables into force by what it changes, and gives what is in force then. `None` if it takes more
+    /// than this process can tell the kernel itself, or if the kernel refuses, since another hand was there, say: then
+    /// nothing has changed, and the bundle has to be applied as a whole.
+    ///
+    /// # Errors
+    /// If the bundle is refused, or if the kernel cannot be looked at.
+    pub fn switch(
+        &self,
+        kernel: &mut dyn Kernel,
+        bundle: &Bundle,
+        read: &ReadBack,
+    ) -> Result<Option<Switched>, Error> {
+        let found = (self.read.nftables.as_ref(), read.nftables.as_ref());
+        let (Some(rules), Some(goal)) = found else { return Ok(None) };
+        let Some(version) = bundle.manifest.artifacts.get(&Artifact::Nftables).copied() else {
+            return Ok(None);
+        };
+        refuse(goal)?;
+        let mut notes: Vec<String> = kernel.lock()?.into_iter().collect();
+        let (interfaces, missing) = routes::pod_interfaces(&bundle.bindings()?, &kernel.routes()?);
+        notes.extend(missing);
+        let there = delta::union(rules, &self.left);
+        let Some(mut batch) = delta::switch(&there, goal) else { return Ok(None) };
+        let new = interfaces.names.difference(&self.interfaces).collect();
+        if delta::interfaces(&mut batch, goal, &new).is_none() {
+            return Ok(None);
+        }
+        let committed = match batch.is_empty() {
+            true => None,
+            false => match batch.commit() {
+                Ok(committed) => Some(committed),
+                Err(_) => return Ok(None),
+            },
+        };
+        let read = ReadBack { nftables: Some(goal.clone()), ..ReadBack::default() };
+        let left = delta::left(&there, goal);
+        let artifact = Artifact::Nftables;
+        let live = Live { artifact, version, read, left, interfaces: interfaces.names.clone() };
+        Ok(Some(Switched { live, interfaces, notes, committed }))
+    }
+
+    /// Ends the connections that the rules in force would not let begin; if addresses are given, theirs alone.
     pub fn cut(
         &self,
         kernel: &mut dyn Kernel,
-        of: &BTreeSet<IpAddr>,
+        of: Option<&BTreeSet<IpAddr>>,
         notes: &mut Vec<String>,
     ) -> Option<cut::Cut> {
         // The programs judge every packet.
@@ -92,7 +156,7 @@ impl Live {
         let families: Vec<Family> = rules.tables.keys().copied().collect();
         let bases = std::cell::OnceCell::new();
         let passes = |packet: &run::Packet| {
-            let touched = of.contains(&packet.src) || of.contains(&packet.dst);
+            let touched = of.is_none_or(|of| of.contains(&packet.src) || of.contains(&packet.dst));
             !touched || run::passes(rules, bases.get_or_init(|| Bases::of(rules)), packet)
         };
         cut::cut(kernel, &families, &passes, notes)
@@ -118,32 +182,26 @@ fn rebind_nftables(
     change: &Rebind,
     behind: &PodInterfaces,
     known: &mut BTreeSet<String>,
-) -> Result<Version, Error> {
+) -> Result<(Version, Committed), Error> {
     let (to, edits) = nft::rebind(rules, change)?;
     let mut batch = Batch::default();
     let odd = || Unlike("a set has keys that cannot be told one by one".to_owned());
     for edit in &edits {
         batch.element(TABLE, edit).ok_or_else(odd)?;
     }
-    for (family, table) in &rules.tables {
+    for family in rules.tables.keys() {
         if to != change.from {
             batch.chain(TABLE, *family, &marker(change.from), false);
             batch.chain(TABLE, *family, &marker(to), true);
         }
-        // Names of interfaces that are gone are taken out at the next look.
-        if !table.sets.contains_key(PODIF) {
-            continue;
-        }
-        for name in behind.names.difference(known) {
-            let key = vec![Key::Ifname(name.clone())];
-            let edit = Edit { family: *family, set: PODIF.to_owned(), key, verdict: None, comes: true };
-            batch.ensure(TABLE, &edit).ok_or_else(odd)?;
-        }
     }
-    batch.commit().map_err(|error| Error::Kernel {
+    let new = behind.names.difference(known).collect();
+    delta::interfaces(&mut batch, rules, &new).ok_or_else(odd)?;
+    let refused = |error: std::io::Error| Error::Kernel {
         what: "elements of sets".to_owned(),
         complaint: error.to_string(),
-    })?;
+    };
+    let committed = batch.commit().map_err(refused)?;
     known.clone_from(&behind.names);
-    Ok(to)
+    Ok((to, committed))
 }

@@ -20,6 +20,9 @@ const HEADER: usize = 16;
 /// `net/netlink/af_netlink.c`).
 const BUFFER_BYTES: usize = 64 << 10;
 
+/// What every socket has room for: `net.core.wmem_default` is 208 KiB.
+const SMALL_BYTES: usize = 64 << 10;
+
 /// How long the kernel may keep silent, in seconds.
 const PATIENCE_SECONDS: i64 = 10;
 
@@ -100,12 +103,15 @@ fn padded(length: usize) -> usize {
 #[derive(Debug, Default)]
 pub struct Outgoing {
     bytes: Vec<u8>,
+    /// Where the last message begins.
+    last: usize,
 }
 
 impl Outgoing {
     /// Appends a message: its payload is `head` and then the attributes, whose values must be shorter than 64 KiB.
     pub fn push(&mut self, kind: u16, flags: u16, sequence: u32, head: &[u8], attributes: &[(u16, &[u8])]) {
         let start = self.bytes.len();
+        self.last = start;
         self.bytes.extend([0; 4]);
         self.bytes.extend(kind.to_ne_bytes());
         self.bytes.extend(flags.to_ne_bytes());
@@ -127,9 +133,31 @@ impl Outgoing {
         }
     }
 
+    /// Sets a flag of the last message.
+    pub fn flag_last(&mut self, flag: u16) {
+        let place = self.last + 6..self.last + 8;
+        if let Some(place) = self.bytes.get_mut(place)
+            && let Some(flags) = place.first_chunk::<2>()
+        {
+            let flags = u16::from_ne_bytes(*flags) | flag;
+            place.copy_from_slice(&flags.to_ne_bytes());
+        }
+    }
+
+    /// How many bytes there are.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether there are no messages.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
     /// Starts anew.
     pub fn clear(&mut self) {
         self.bytes.clear();
+        self.last = 0;
     }
 
     fn pad(&mut self) {
@@ -175,6 +203,17 @@ impl Socket {
         let kernel = NetlinkAddr::new(0, 0);
         sendto(self.fd.as_raw_fd(), &out.bytes, &kernel, MsgFlags::empty())?;
         Ok(())
+    }
+
+    /// As [`Socket::send`], for messages that may be more than a socket has room for otherwise: they arrive as one.
+    ///
+    /// # Errors
+    /// If the kernel does not take them; `EPERM` without `CAP_NET_ADMIN`.
+    pub fn send_whole(&self, out: &Outgoing) -> io::Result<()> {
+        if out.len() > SMALL_BYTES {
+            setsockopt(&self.fd, sockopt::SndBufForce, &(2 * out.len()))?;
+        }
+        self.send(out)
     }
 
     /// What the kernel says next, for [`messages`].

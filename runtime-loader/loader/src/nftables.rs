@@ -1,6 +1,7 @@
 //! The backend nftables.
 
 pub mod compare;
+pub mod delta;
 pub mod named;
 pub mod observe;
 pub mod plan;
@@ -114,7 +115,7 @@ fn in_force(seen: &Observed, drift: Vec<String>) -> InForce {
 }
 
 /// What a sound script may still not do.
-fn refuse(ruleset: &Ruleset) -> Result<(), Error> {
+pub(crate) fn refuse(ruleset: &Ruleset) -> Result<(), Error> {
     if ruleset.tables.is_empty() {
         return Err(Error::Refused("the script has no table".into()));
     }

@@ -3,16 +3,17 @@
 use super::audit::audited;
 use super::log::{Level, log};
 use crate::apply::{self, Outcome, Report};
+use crate::batch::Committed;
 use crate::conntrack::Connection;
-use crate::cut::Established;
+use crate::cut::{Cut, Established};
 use crate::kernel::{Kernel as _, System};
-use crate::live::Live;
+use crate::live::{Live, Switched};
 use crate::routes::Routes;
 use crate::status::{self, Status};
 use crate::{Error, dataplane, generation};
 use netpolc_bundle::nft::Family;
 use netpolc_bundle::rebind::{Rebind, Unlike};
-use netpolc_bundle::{Backend, Bindings, Bundle, IR, PROVENANCE, Version};
+use netpolc_bundle::{Backend, Bindings, Bundle, IR, PROVENANCE, ReadBack, Version};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -24,7 +25,8 @@ pub trait Enforcer: Send {
     /// If it is not sound.
     fn form(&self, bundle: &Bundle, audit: bool) -> Result<Bundle, Error>;
 
-    /// As [`apply::apply_bundle`].
+    /// As [`apply::apply_bundle`], but to end connections may be left for [`Enforcer::settle`], and to read back what the
+    /// kernel has for [`Enforcer::look`].
     ///
     /// # Errors
     /// As there; what was in force still is.
@@ -37,15 +39,25 @@ pub trait Enforcer: Send {
     /// As there.
     fn look(&mut self, form: &Bundle, established: Established) -> Result<Report, Error>;
 
-    /// Lets addresses come and go in what is in force. `pods` are those of the node as they are then.
+    /// Lets addresses come and go in what is in force. `pods` are those of the node as they are then. To end connections of
+    /// these addresses is left for [`Enforcer::settle`].
     ///
     /// # Errors
     /// If another version is in force, or if that takes a new bundle; then what was in force still is, or comes back at the
     /// next look.
-    fn rebind(&mut self, change: &Rebind, pods: &Bindings) -> Result<Version, Error>;
+    fn rebind(
+        &mut self,
+        change: &Rebind,
+        pods: &Bindings,
+        established: Established,
+    ) -> Result<Version, Error>;
 
-    /// Ends the connections of these addresses that the rules in force would not let begin; how many.
-    fn cut(&mut self, of: &BTreeSet<IpAddr>) -> u64;
+    /// What [`Enforcer::settle`] would wait for; it does not wait for what was taken.
+    fn unsettled(&mut self) -> Option<Committed>;
+
+    /// Does what was left to do when rules came into force, and nobody has to wait for: ends connections that they would
+    /// not let begin.
+    fn settle(&mut self) -> Option<Cut>;
 
     /// The bundle that would bring into force what is, after addresses have come and gone.
     ///
@@ -96,12 +108,24 @@ pub struct ThisKernel {
     last: Option<Backend>,
     /// What it said, if addresses can come and go in it.
     live: Option<Live>,
+    /// Connections to end.
+    uncut: Option<Uncut>,
+}
+
+/// Connections that may be there which the rules in force would not let begin.
+#[derive(Debug)]
+struct Uncut {
+    /// The last transaction after which there may be some. Packets that the rules before it let pass are through, and their
+    /// connections in the kernel's table, when it is settled.
+    after: Option<Committed>,
+    /// Whose; `None` is everybody's.
+    of: Option<BTreeSet<IpAddr>>,
 }
 
 impl ThisKernel {
     /// With one backend, or with the best that bundle and kernel have.
     pub fn new(wanted: Option<Backend>) -> ThisKernel {
-        ThisKernel { wanted, last: None, live: None }
+        ThisKernel { wanted, last: None, live: None, uncut: None }
     }
 }
 
@@ -109,14 +133,51 @@ impl ThisKernel {
     fn bring(
         &mut self,
         form: &Bundle,
+        read: ReadBack,
         established: Established,
         kept: Option<Backend>,
     ) -> Result<Report, Error> {
-        let read = form.read_back()?;
         let report = apply::apply_read(&mut System::new(), form, &read, (self.wanted, kept), established)?;
         self.last = Some(report.backend);
         self.live = Live::new(report.backend, report.version, read);
+        // What is cut here is everybody's.
+        if report.cut.is_some() {
+            self.uncut = None;
+        }
         Ok(report)
+    }
+
+    /// Brings a bundle into force by what it changes, if that can be.
+    fn switch(
+        &mut self,
+        form: &Bundle,
+        read: &ReadBack,
+        established: Established,
+    ) -> Result<Option<Report>, Error> {
+        let Some(live) = self.live.as_ref() else { return Ok(None) };
+        let before = live.version();
+        let Some(switched) = live.switch(&mut System::new(), form, read)? else { return Ok(None) };
+        let Switched { live, interfaces, notes, committed } = switched;
+        let version = self.live.insert(live).version();
+        let outcome = match (&committed, before == version) {
+            (None, _) => Outcome::Unchanged,
+            (Some(_), true) => Outcome::Comments,
+            (Some(_), false) => Outcome::Applied,
+        };
+        if established == Established::Cut && committed.is_some() {
+            self.cut_later(committed, None);
+        }
+        let (backend, interfaces) = (Backend::Nftables, interfaces.names.len());
+        let confirmed = outcome == Outcome::Unchanged;
+        Ok(Some(Report { backend, version, outcome, interfaces, cut: None, confirmed, notes }))
+    }
+
+    fn cut_later(&mut self, after: Option<Committed>, of: Option<BTreeSet<IpAddr>>) {
+        let of = match self.uncut.take() {
+            None => of,
+            Some(earlier) => earlier.of.zip(of).map(|(earlier, more)| &earlier | &more),
+        };
+        self.uncut = Some(Uncut { after, of });
     }
 }
 
@@ -138,36 +199,57 @@ impl Enforcer for ThisKernel {
     }
 
     fn apply(&mut self, form: &Bundle, established: Established) -> Result<Report, Error> {
-        self.bring(form, established, self.last)
+        let read = form.read_back()?;
+        match self.switch(form, &read, established)? {
+            Some(report) => Ok(report),
+            None => self.bring(form, read, established, self.last),
+        }
     }
 
     fn look(&mut self, form: &Bundle, established: Established) -> Result<Report, Error> {
         // Under eBPF it is the program itself that differs between cutting and keeping.
         if matches!(self.last, None | Some(Backend::Ebpf)) {
-            return self.bring(form, established, None);
+            return self.bring(form, form.read_back()?, established, None);
         }
-        let report = self.bring(form, Established::Keep, None)?;
+        let report = self.bring(form, form.read_back()?, Established::Keep, None)?;
         match report.outcome {
             Outcome::Unchanged | Outcome::Interfaces => Ok(report),
             Outcome::Applied | Outcome::Repaired | Outcome::Comments => {
-                let again = self.bring(form, established, None)?;
+                let again = self.bring(form, form.read_back()?, established, None)?;
                 Ok(Report { cut: again.cut, notes: [report.notes, again.notes].concat(), ..report })
             }
         }
     }
 
-    fn rebind(&mut self, change: &Rebind, pods: &Bindings) -> Result<Version, Error> {
+    fn rebind(
+        &mut self,
+        change: &Rebind,
+        pods: &Bindings,
+        established: Established,
+    ) -> Result<Version, Error> {
         let nothing = || Error::Unlike(Unlike("nothing is in force in which they could".to_owned()));
-        let live = self.live.as_ref().ok_or_else(nothing)?.rebind(&mut System::new(), change, pods)?;
+        let live = self.live.as_ref().ok_or_else(nothing)?;
+        let (live, committed) = live.rebind(&mut System::new(), change, pods)?;
+        if established == Established::Cut {
+            let new = change.like.iter().map(|(addr, _)| *addr);
+            self.cut_later(committed, Some(change.gone.iter().copied().chain(new).collect()));
+        }
         Ok(self.live.insert(live).version())
     }
 
-    fn cut(&mut self, of: &BTreeSet<IpAddr>) -> u64 {
-        let Some(live) = &self.live else { return 0 };
+    fn unsettled(&mut self) -> Option<Committed> {
+        self.uncut.as_mut()?.after.take()
+    }
+
+    fn settle(&mut self) -> Option<Cut> {
+        let Uncut { after, of } = self.uncut.take()?;
+        if let Some(after) = after {
+            after.settle();
+        }
         let mut notes = Vec::new();
-        let cut = live.cut(&mut System::new(), of, &mut notes);
+        let cut = self.live.as_ref()?.cut(&mut System::new(), of.as_ref(), &mut notes);
         notes.iter().for_each(|note| log(Level::Warn, "cut", &[("note", note)]));
-        cut.map_or(0, |cut| cut.connections)
+        cut
     }
 
     fn bundle(&self, before: &Bundle, pods: &Bindings) -> Result<Bundle, Error> {

@@ -123,6 +123,8 @@ fn watch(wake: &mut Wake, state: &State, interval: Duration) {
         if now >= next {
             state.look();
             next = Instant::now() + interval;
+        } else {
+            state.confirm();
         }
         state.save();
         let left = next.saturating_duration_since(Instant::now());

@@ -256,7 +256,9 @@ fn converse(stream: UnixStream, guest: &Guest, state: &State) {
             ToLoader::Status => state.status().map(FromLoader::Status),
         };
         let answer = answer.unwrap_or_else(|error| FromLoader::Failed { message: error.to_string() });
-        if answer_with(&stream, &answer).is_err() {
+        let answered = answer_with(&stream, &answer);
+        state.settle();
+        if answered.is_err() {
             return;
         }
     }

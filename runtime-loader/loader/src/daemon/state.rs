@@ -11,7 +11,6 @@ use crate::status::Status;
 use netpolc_bundle::rebind::{Rebind, Unlike};
 use netpolc_bundle::wire::Network;
 use netpolc_bundle::{Bindings, Bundle, Version};
-use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -79,6 +78,8 @@ struct Inner {
     network_unsaved: bool,
     /// When all was last found to be as it should be.
     stamp: Option<Stamp>,
+    /// Whether the kernel took rules that were not read back since.
+    unconfirmed: bool,
     counters: Counters,
     last_apply: Duration,
     status: Option<(Instant, Status)>,
@@ -125,6 +126,7 @@ impl State {
             network: None,
             network_unsaved: false,
             stamp: None,
+            unconfirmed: false,
             counters: Counters::default(),
             last_apply: Duration::ZERO,
             status: None,
@@ -213,6 +215,7 @@ impl State {
             }
         };
         inner.counters.applies += 1;
+        inner.unconfirmed |= !report.confirmed;
         inner.counters.connections_cut += report.cut.map_or(0, |cut| cut.connections);
         let artifacts = &form.manifest.artifacts;
         let same = inner.held.as_ref().filter(|held| held.form.manifest.artifacts == *artifacts);
@@ -246,23 +249,32 @@ impl State {
         inner.status = None;
         let held = inner.held.as_ref().ok_or_else(|| Unlike("nothing is in force yet".to_owned()))?;
         let pods = change.bindings(&held.pods)?;
-        let version = inner.enforcer.rebind(change, &pods)?;
+        // With the node's own network nothing of an address can have begun while it was closed, and whatever is left of one
+        // that goes is ended when it is closed.
+        let established = match inner.node.mode() {
+            CniMode::Ptp => Established::Keep,
+            CniMode::None | CniMode::Chain => self.manner.established,
+        };
+        let version = inner.enforcer.rebind(change, &pods, established)?;
         if let Some(held) = inner.held.as_mut() {
             held.pods = pods;
             held.stale = true;
         }
         inner.counters.rebinds += 1;
-        // With the node's own network nothing of an address can have begun while it was closed, and whatever is left of one
-        // that goes is ended when it is closed.
-        if self.manner.established == Established::Cut && inner.node.mode() != CniMode::Ptp {
-            let new = change.like.iter().map(|(addr, _)| *addr);
-            let of: BTreeSet<IpAddr> = change.gone.iter().copied().chain(new).collect();
-            let cut = inner.enforcer.cut(&of);
-            inner.counters.connections_cut += cut;
-        }
         inner.open(self.manner.audit)?;
         inner.last_apply = begun.elapsed();
         Ok(version)
+    }
+
+    /// Does what may follow the answer that a bundle is in force, or that addresses have come and gone.
+    pub fn settle(&self) {
+        // No lock is held while the kernel takes its time. During the walk one is: rules that came meanwhile might let
+        // begin what the walk ends.
+        let unsettled = self.lock().enforcer.unsettled();
+        if let Some(committed) = unsettled {
+            committed.settle();
+        }
+        self.lock().settle();
     }
 
     /// Makes the node's network as the agent read it.
@@ -292,9 +304,19 @@ impl State {
     /// Looks whether all is as it should be, and mends what is not.
     pub fn look(&self) {
         let mut inner = self.lock();
+        inner.settle();
         inner.looked = Instant::now();
         inner.look_at_rules(self.manner.established);
         inner.look_at_node();
+    }
+
+    /// Looks at the rules if it is not known what the kernel made of the last bundle.
+    pub fn confirm(&self) {
+        let mut inner = self.lock();
+        if inner.unconfirmed {
+            inner.settle();
+            inner.look_at_rules(self.manner.established);
+        }
     }
 
     /// Looks at the node's network alone.
@@ -392,6 +414,15 @@ impl Inner {
         self.enforcer.apply(&held.form, established)
     }
 
+    /// Ends connections that rules which came into force would not let begin.
+    fn settle(&mut self) {
+        let Some(cut) = self.enforcer.settle() else { return };
+        self.counters.connections_cut += cut.connections;
+        if cut.connections > 0 {
+            log(Level::Info, "cut", &[("report", &cut)]);
+        }
+    }
+
     /// Has the bundle say what is in force after addresses have come and gone.
     fn refresh(&mut self) -> Result<(), Error> {
         if let Some(held) = self.held.as_mut().filter(|held| held.stale) {
@@ -428,6 +459,7 @@ impl Inner {
         let Some(held) = &self.held else { return };
         match self.enforcer.look(&held.form, established) {
             Ok(report) => {
+                self.unconfirmed = false;
                 self.stamp = (report.outcome == Outcome::Unchanged).then_some(stamp).flatten();
                 self.mended(Part::Rules);
                 match report.outcome {

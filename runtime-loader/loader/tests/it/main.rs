@@ -17,3 +17,4 @@ mod iptables_half;
 mod lan;
 mod node;
 mod rebind;
+mod switch;
