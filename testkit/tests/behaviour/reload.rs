@@ -1,16 +1,20 @@
 //! Rules that change while packets flow.
 
-use super::world::{PATIENCE, World, backend, cluster, policy};
-use netpolc_bundle::Backend;
-use netpolc_sandbox::Outcome;
+use super::world::{PATIENCE, World, backend, cluster, loader, policy};
+use netpolc_bundle::wire::{self, FromLoader};
+use netpolc_bundle::{Backend, Bundle};
+use netpolc_sandbox::{HostId, Outcome};
 use socket2::{Domain, Socket, Type};
 use std::collections::VecDeque;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
+use tempfile::TempDir;
 
 /// How often the rules are replaced.
 const APPLIES: u64 = 60;
@@ -217,8 +221,63 @@ fn under_traffic(world: &World, during: impl FnOnce()) -> Counts {
     counts
 }
 
-/// Rules that are replaced again and again, by these backends in turn.
-fn replaced_under_traffic(egress: bool, prepare: &str, backends: &[&str]) {
+/// Who replaces rules.
+enum By<'a> {
+    /// `netpol-loader apply`, with these backends in turn.
+    Loader(&'a [&'a str]),
+    /// `netpol-loader run`.
+    Daemon,
+}
+
+/// A daemon in a node; killed in the end.
+struct Daemon {
+    child: Child,
+    dir: TempDir,
+}
+
+impl Daemon {
+    fn start(world: &World, node: usize) -> Daemon {
+        let dir = tempfile::tempdir().unwrap();
+        let log = fs::File::create(dir.path().join("log")).unwrap();
+        let mut command = Command::new(loader());
+        command.arg("run").arg("--socket").arg(dir.path().join("socket"));
+        command.arg("--state").arg(dir.path().join("state")).args(["--backend", &backend().to_string()]);
+        command.stdin(Stdio::null()).stderr(log);
+        let child = world.sandbox.in_namespace(HostId::Node(node), || command.spawn()).unwrap().unwrap();
+        let daemon = Daemon { child, dir };
+        for _ in 0..1_000 {
+            if UnixStream::connect(daemon.dir.path().join("socket")).is_ok() {
+                return daemon;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        panic!("{}", daemon.log());
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).unwrap()
+    }
+
+    fn apply(&self, bundle: &Bundle) {
+        let mut stream = UnixStream::connect(self.dir.path().join("socket")).unwrap();
+        wire::send_bundle(&mut stream, bundle).unwrap();
+        let answer = wire::receive::<FromLoader>(&mut stream).unwrap();
+        assert!(
+            matches!(&answer, Some(FromLoader::Done { report, .. }) if report.contains("applied: ")),
+            "{answer:?}"
+        );
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Rules that are replaced again and again.
+fn replaced_under_traffic(egress: bool, prepare: &str, by: &By<'_>) {
     let world = World::new(&shop());
     let open = under_traffic(&world, || {});
     assert!(open.leaked.into_inner() > 50, "without rules what is denied must arrive");
@@ -227,14 +286,26 @@ fn replaced_under_traffic(egress: bool, prepare: &str, backends: &[&str]) {
     // The node that decides.
     let node = usize::from(!egress);
     world.sh(node, prepare);
+    let daemon = matches!(by, By::Daemon).then(|| Daemon::start(&world, node));
     let load = |round: usize| {
-        let backend = backends[round % backends.len()];
         let path = bundles[round % 2][node].path();
-        let said = world.load_with(node, path, &["--backend", backend]);
-        assert!(said.contains("applied: "), "{said}");
+        match (by, &daemon) {
+            (By::Loader(backends), _) => {
+                let backend = backends[round % backends.len()];
+                let said = world.load_with(node, path, &["--backend", backend]);
+                assert!(said.contains("applied: "), "{said}");
+            }
+            (By::Daemon, daemon) => {
+                daemon.iter().for_each(|daemon| daemon.apply(&Bundle::open(path).unwrap()));
+                thread::sleep(Duration::from_millis(20));
+            }
+        }
     };
     load(0);
     let counts = under_traffic(&world, || (1..=applies as usize).for_each(load));
+    if let Some(daemon) = &daemon {
+        assert!(!daemon.log().contains("repaired"), "{}", daemon.log());
+    }
     let [allowed, lost, denied, leaked] =
         [counts.allowed, counts.lost, counts.denied, counts.leaked].map(AtomicU64::into_inner);
     assert!(allowed > 500 && denied > 500, "{allowed} {denied}");
@@ -243,12 +314,18 @@ fn replaced_under_traffic(egress: bool, prepare: &str, backends: &[&str]) {
 
 #[test]
 fn ingress_rules_replaced_under_traffic() {
-    replaced_under_traffic(false, "", &[&backend().to_string()]);
+    replaced_under_traffic(false, "", &By::Loader(&[&backend().to_string()]));
+}
+
+#[test]
+fn rules_replaced_by_the_daemon_under_traffic() {
+    replaced_under_traffic(false, "", &By::Daemon);
+    replaced_under_traffic(true, "", &By::Daemon);
 }
 
 #[test]
 fn egress_rules_replaced_under_traffic() {
-    replaced_under_traffic(true, "", &[&backend().to_string()]);
+    replaced_under_traffic(true, "", &By::Loader(&[&backend().to_string()]));
 }
 
 /// With this, the loader uses the legacy variant of iptables: so does the kubelet, as it seems.
@@ -258,7 +335,7 @@ const LEGACY: &str = "iptables-legacy -w -t mangle -N KUBE-IPTABLES-HINT";
 #[test]
 fn rules_of_iptables_legacy_replaced_under_traffic() {
     if backend() == Backend::Iptables {
-        replaced_under_traffic(true, LEGACY, &["iptables"]);
+        replaced_under_traffic(true, LEGACY, &By::Loader(&["iptables"]));
     }
 }
 
@@ -269,7 +346,7 @@ fn backends_replaced_under_traffic() {
     let others = Backend::ALL.into_iter().filter(|other| *other != backend());
     for (i, other) in others.enumerate() {
         let prepare = if i == 0 { LEGACY } else { "" };
-        replaced_under_traffic(i == 0, prepare, &[&this, &other.to_string()]);
+        replaced_under_traffic(i == 0, prepare, &By::Loader(&[&this, &other.to_string()]));
     }
 }
 

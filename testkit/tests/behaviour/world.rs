@@ -248,7 +248,7 @@ fn text(output: &Output) -> String {
 }
 
 /// The loader's program.
-fn loader() -> &'static Path {
+pub(crate) fn loader() -> &'static Path {
     static LOADER: OnceLock<PathBuf> = OnceLock::new();
     LOADER.get_or_init(|| programs().unwrap().join("netpol-loader"))
 }
