@@ -165,7 +165,7 @@ impl<'a> FamilyProof<'a> {
         }
         self.kinds(artifact)?;
         self.itself(artifact, &cells)?;
-        self.strangers(artifact)?;
+        self.strangers(artifact, &cells)?;
         self.other_packets(artifact)?;
         Ok(self.proof)
     }
@@ -277,28 +277,26 @@ impl<'a> FamilyProof<'a> {
             (0..self.atoms.len()).map(|atom| (atom, isolated(self, atom) == wanted)).collect()
         };
         let (dropped, either) = (of(Some(true)), of(None));
-        let family = self.family;
-        for local in 0..self.locals.len() {
-            // What opens no connection is dropped where it touches an isolated pod, at either end.
-            let (stray, leave) = match self.reference.isolated(self.locals[local].group) {
-                Some(true) => (nobody.clone(), nobody.clone()),
-                Some(false) => (everyone.minus(&dropped), either.clone()),
-                None => (nobody.clone(), everyone.minus(&dropped)),
-            };
-            for direction in Direction::ALL {
-                let mut ask = |kind, protocol, expected: &BitSet, leave| {
-                    let cell =
-                        CellKey { protocol, port: u16::from(matches!(protocol, Protocol::Transport(_))) };
-                    self.compare_kind(artifact, local, direction, kind, cell, expected.clone(), leave)
+        let strays: Vec<[BitSet; 2]> = (self.locals.iter())
+            .map(|local| match self.reference.isolated(local.group) {
+                Some(true) => [nobody.clone(), nobody.clone()],
+                Some(false) => [everyone.minus(&dropped), either.clone()],
+                None => [nobody.clone(), everyone.minus(&dropped)],
+            })
+            .collect();
+        // Artifacts remember answers about one protocol and port, so all pods are asked about each in turn.
+        for (kind, protocol) in kinds_of(self.family) {
+            let port = u16::from(matches!(protocol, Protocol::Transport(_)));
+            let cell = CellKey { protocol, port };
+            for (local, [stray, leave]) in strays.iter().enumerate() {
+                let (expected, leave) = match kind {
+                    // What opens no connection is dropped where it touches an isolated pod, at either end.
+                    Kind::MidStream | Kind::Invalid => (stray, Some(leave)),
+                    Kind::Spoofed => (&nobody, None),
+                    _ => (&everyone, None),
                 };
-                ask(Kind::Established, Protocol::TCP, &everyone, None)?;
-                ask(Kind::MidStream, Protocol::TCP, &stray, Some(&leave))?;
-                for protocol in [Protocol::TCP, Protocol::UDP] {
-                    ask(Kind::Invalid, protocol, &stray, Some(&leave))?;
-                    ask(Kind::Spoofed, protocol, &nobody, None)?;
-                }
-                if family == Family::V6 {
-                    ask(Kind::NeighbourDiscovery, Protocol::ICMPV6, &everyone, None)?;
+                for direction in Direction::ALL {
+                    self.compare_kind(artifact, local, direction, kind, cell, expected.clone(), leave)?;
                 }
             }
         }
@@ -370,8 +368,42 @@ impl<'a> FamilyProof<'a> {
     }
 
     /// Packets that no pod of this node sends or gets always pass.
-    fn strangers(&mut self, artifact: &mut dyn Artifact) -> Result<(), Box<Witness>> {
+    fn strangers(&mut self, artifact: &mut dyn Artifact, cells: &[CellKey]) -> Result<(), Box<Witness>> {
         let Some(outside) = self.outside() else { return Ok(()) };
+        let mut leave = self.local_atoms.clone();
+        leave.insert(self.atoms.atom(bits(outside)));
+        for &cell in cells {
+            let kinds = [Kind::Opening, Kind::Established, Kind::Invalid, Kind::Asymmetric];
+            let mid_stream = (cell.protocol == Protocol::TCP).then_some(Kind::MidStream);
+            for kind in kinds.into_iter().chain(mid_stream) {
+                for direction in Direction::ALL {
+                    let CellKey { protocol, port } = cell;
+                    let asked =
+                        artifact.permitted_kind(&self.atoms, outside, direction, kind, protocol, port);
+                    let Some(mut actual) = asked else { return self.strangers_one_by_one(artifact, outside) };
+                    self.proof.comparisons += self.atoms.len() as u64;
+                    actual.or_with(&leave);
+                    let Some(atom) = self.everyone.first_difference(&actual) else { continue };
+                    let peer = self.family.addr(self.atoms.representative(atom));
+                    let (src, dst) = match direction {
+                        Direction::Ingress => (peer, outside),
+                        Direction::Egress => (outside, peer),
+                    };
+                    let packet = kind.packet(Flow { src, dst, protocol, port });
+                    let (expected, actual) = (Verdict::Allow, Verdict::Deny);
+                    return Err(Box::new(Witness { packet, expected, actual }));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The same for an artifact that does not answer for all peers at once, on one port.
+    fn strangers_one_by_one(
+        &mut self,
+        artifact: &mut dyn Artifact,
+        outside: IpAddr,
+    ) -> Result<(), Box<Witness>> {
         for atom in (0..self.atoms.len()).filter(|&i| !self.atoms.local(i)).collect::<Vec<usize>>() {
             let addr = self.family.addr(self.atoms.representative(atom));
             for (src, dst) in [(addr, outside), (outside, addr)] {
@@ -519,6 +551,22 @@ impl<'a> FamilyProof<'a> {
         }
         Ok(())
     }
+}
+
+/// The kinds of packets that are asked about apart from those that open connections, with a protocol of each.
+fn kinds_of(family: Family) -> Vec<(Kind, Protocol)> {
+    let mut kinds = vec![
+        (Kind::Established, Protocol::TCP),
+        (Kind::MidStream, Protocol::TCP),
+        (Kind::Invalid, Protocol::TCP),
+        (Kind::Spoofed, Protocol::TCP),
+        (Kind::Invalid, Protocol::UDP),
+        (Kind::Spoofed, Protocol::UDP),
+    ];
+    if family == Family::V6 {
+        kinds.push((Kind::NeighbourDiscovery, Protocol::ICMPV6));
+    }
+    kinds
 }
 
 fn invalid(packet: Packet) -> Packet {
