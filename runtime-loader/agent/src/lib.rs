@@ -12,6 +12,7 @@ pub mod compile;
 pub mod engine;
 mod error;
 pub mod events;
+pub mod fixed;
 pub mod http;
 pub mod link;
 pub mod log;
@@ -29,6 +30,7 @@ pub mod watch;
 pub use error::Error;
 
 use engine::{Engine, Message};
+use fixed::Fixed;
 use metrics::Metrics;
 use options::{Cli, Command, Options};
 use std::sync::Arc;
@@ -59,6 +61,10 @@ pub fn run(mut cli: Cli) -> Result<(), Error> {
 }
 
 async fn serve(options: Options) -> Result<(), Error> {
+    let fixed = match options.policies.as_slice() {
+        [] => None,
+        paths => Some(Fixed::read(paths)?),
+    };
     let client = watch::client(options.kubeconfig.as_deref()).await?;
     let metrics = Arc::new(Metrics::default());
     let (tell, inbox) = mpsc::channel::<Message>(INBOX);
@@ -66,7 +72,10 @@ async fn serve(options: Options) -> Result<(), Error> {
     let engine = Engine::new(&options, Arc::clone(&metrics), report);
     let listener = socket::listen(&options.socket).await?;
     let http = http::listen(options.metrics_listen).await?;
-    watch::start(&client, &tell, &metrics);
+    if let Some(fixed) = &fixed {
+        log::info("policies come from files", &[("policies", &fixed.len())]);
+    }
+    watch::start(&client, &tell, &metrics, fixed);
     tokio::spawn(events::publish(client, options.node.clone(), faults));
     tokio::spawn(socket::serve(listener, tell));
     if let Some(http) = http {

@@ -41,6 +41,10 @@ pub struct Cli {
     /// What to compile for; the loader takes the best that its kernel has of these.
     #[arg(long, value_enum, value_name = "BACKENDS", value_delimiter = ',', default_value = "nftables")]
     backend: Vec<BackendName>,
+    /// Take policies from these files and directories instead of from the API server: those that were reviewed, say.
+    /// Namespaces, nodes and pods are watched as ever. May be given several times.
+    #[arg(long, value_name = "PATH")]
+    policies: Vec<PathBuf>,
     /// Where `/metrics`, `/healthz` and `/readyz` are served; `off` for nowhere.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9475")]
     metrics_listen: String,
@@ -96,6 +100,7 @@ pub struct Options {
     pub state: PathBuf,
     pub cni: Cni,
     pub backends: Vec<Backend>,
+    pub policies: Vec<PathBuf>,
     pub metrics_listen: Option<SocketAddr>,
     pub add_timeout: Duration,
 }
@@ -126,6 +131,7 @@ impl Cli {
             state: self.state,
             cni: self.cni,
             backends: self.backend.into_iter().map(Backend::from).collect(),
+            policies: self.policies,
             metrics_listen,
             add_timeout: Duration::from_secs(self.add_timeout),
         })

@@ -1,6 +1,7 @@
 //! The watches: lists and changes from the API server to the engine, object by object, trimmed as they arrive.
 
 use crate::engine::Message;
+use crate::fixed::Fixed;
 use crate::metrics::Metrics;
 use crate::store::{Kind, Object, Told};
 use crate::trim::{self, CLUSTER_POLICY_API, WatchedPod};
@@ -50,8 +51,8 @@ pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, Error> {
     Client::try_from(config).map_err(|e| Error::Api(Box::new(e)))
 }
 
-/// Starts all watches.
-pub fn start(client: &Client, tell: &Sender<Message>, metrics: &Arc<Metrics>) {
+/// Starts all watches; those of policies only if these are not fixed.
+pub fn start(client: &Client, tell: &Sender<Message>, metrics: &Arc<Metrics>, fixed: Option<Fixed>) {
     let core = |kind: &str| ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", kind));
     let policies = ApiResource::from_gvk(&GroupVersionKind::gvk("networking.k8s.io", "v1", "NetworkPolicy"));
     let telling = |kind| Telling { kind, tell: tell.clone(), metrics: Arc::clone(metrics) };
@@ -64,6 +65,15 @@ pub fn start(client: &Client, tell: &Sender<Message>, metrics: &Arc<Metrics>) {
     tokio::spawn(telling(Kind::Nodes).follow(nodes, |o| trim::node(o).map(|n| Object::Node(Box::new(n)))));
     let pods = Api::<WatchedPod>::all(client.clone());
     tokio::spawn(telling(Kind::Pods).follow(pods, |o| trim::pod(o).map(|p| Object::Pod(Box::new(p)))));
+    if let Some(fixed) = fixed {
+        let telling = telling(Kind::Policies);
+        tokio::spawn(async move {
+            for told in fixed.told() {
+                telling.say(told).await;
+            }
+        });
+        return;
+    }
     let policies = Api::all_with(client.clone(), &policies);
     tokio::spawn(telling(Kind::Policies).follow(policies, |o| Ok(Object::Policy(Box::new(trim::policy(o))))));
     tokio::spawn(cluster_policies(client.clone(), telling(Kind::ClusterPolicies)));

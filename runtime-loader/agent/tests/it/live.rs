@@ -32,6 +32,36 @@ fn every_event_leads_to_the_right_bundle() {
     rig.loader().wait("no pod", |b| bindings(b).is_empty());
 }
 
+/// Policies of files stay whatever the API server says; pods come and go.
+#[test]
+fn policies_of_files_are_those_that_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("policies.json");
+    std::fs::write(&file, db_test().to_string()).unwrap();
+    std::fs::write(dir.path().join("README"), "not a policy").unwrap();
+    let mut rig = Rig::new(&["--policies", dir.path().to_str().unwrap()]);
+    cluster::fill(&rig.api);
+    let mut open = db_test();
+    open["spec"]["ingress"] = json!([{}]);
+    rig.api.apply(open);
+    rig.start();
+    let first = rig.loader().wait("the first bundle", |_| true);
+    assert!(passes(&first, BACKEND, DB) && !passes(&first, FRONTEND, DB), "not the one of the API server");
+    assert_eq!(rig.api.requests("/apis/networking"), 0, "it need not be allowed to");
+    rig.api.delete(Resource::NetworkPolicies, "shop", "db-test");
+    rig.api.apply(pod("backend", "n2", "10.244.2.7"));
+    rig.loader()
+        .wait("the backend's new address", |b| passes(b, "10.244.2.7", DB) && !passes(b, BACKEND, DB));
+
+    // A file that is wrong ends the agent before it begins.
+    rig.kill();
+    let wrong = db_test().to_string().replace("podSelector", "podselector");
+    std::fs::write(&file, wrong).unwrap();
+    rig.start();
+    rig.until("the reason", || rig.log().contains("policies.json:1:"));
+    assert!(rig.ends_with(2), "{}", rig.log());
+}
+
 #[test]
 fn labels_of_namespaces_count() {
     let rig = Rig::running(&[]);

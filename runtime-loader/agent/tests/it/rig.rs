@@ -86,6 +86,11 @@ impl Rig {
         }
     }
 
+    /// Waits until the agent ends; whether with this status.
+    pub(crate) fn ends_with(&mut self, status: i32) -> bool {
+        self.agent.take().unwrap().wait().unwrap().code() == Some(status)
+    }
+
     /// The process id of the agent.
     pub(crate) fn pid(&self) -> u32 {
         self.agent.as_ref().unwrap().id()
