@@ -13,6 +13,7 @@ use nix::sched::{CloneFlags, setns};
 use serde_json::json;
 use std::fs::File;
 use std::net::IpAddr;
+use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -40,8 +41,29 @@ struct Found {
     lost: Mutex<Vec<String>>,
 }
 
+/// What the kernel of the node that answers has in its table of connections about the port that asked in vain.
+fn connections(node: &str, answer: &Result<String, String>) -> Vec<String> {
+    let Err(why) = answer else { return Vec::new() };
+    let Some(port) = why.split("from port ").nth(1).and_then(|rest| rest.split(':').next()) else {
+        return Vec::new();
+    };
+    let path = "/proc/net/nf_conntrack";
+    let shown =
+        Command::new("nsenter").arg(format!("--net={node}")).args(["grep", "-w", port, path]).output();
+    let shown = shown.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    shown.unwrap_or_default().lines().map(str::to_owned).collect()
+}
+
 /// Asks again and again until told to stop; counts, and takes down what was not as it should be.
-fn watch(netns: &str, to: &[IpAddr], passes: bool, stop: &AtomicBool, asked: &AtomicUsize, found: &Found) {
+fn watch(
+    node: &str,
+    netns: &str,
+    to: &[IpAddr],
+    passes: bool,
+    stop: &AtomicBool,
+    asked: &AtomicUsize,
+    found: &Found,
+) {
     let file = File::open(netns).unwrap();
     setns(file, CloneFlags::CLONE_NEWNET).unwrap();
     while !stop.load(Ordering::Relaxed) {
@@ -53,7 +75,8 @@ fn watch(netns: &str, to: &[IpAddr], passes: bool, stop: &AtomicBool, asked: &At
                 continue;
             }
             let after = began.elapsed().as_millis();
-            let text = format!("{netns} to {addr} {port:?} after {after} ms: {answer:?}");
+            let known = connections(node, &answer);
+            let text = format!("{netns} to {addr} {port:?} after {after} ms: {answer:?} {known:?}");
             // What is allowed may be asked once more: see [`LOST`].
             let lost = passes && ask(addr, port, ANSWER).is_ok();
             if lost { &found.lost } else { &found.wrong }.lock().unwrap().push(text);
@@ -123,6 +146,8 @@ fn check(backend: Backend) {
     let db = cluster.pod("shop/db-1").sandbox.addrs.clone();
     let asking = ["shop/good-1", "shop/good-2", "shop/stranger-1", "shop/stranger-2"]
         .map(|pod| (pod.starts_with("shop/good"), cluster.pod(pod).sandbox.netns.path()));
+    // Of the node of the database, whose rules decide.
+    let node = cluster.nodes[0].netns.path();
     let (stop, found) = (AtomicBool::new(false), Found::default());
     let asked = [AtomicUsize::new(0), AtomicUsize::new(0)];
     let mut random = Random::new(20_261_125);
@@ -130,7 +155,7 @@ fn check(backend: Backend) {
     std::thread::scope(|scope| {
         for (passes, netns) in &asking {
             let counter = &asked[usize::from(*passes)];
-            scope.spawn(|| watch(netns, &db, *passes, &stop, counter, &found));
+            scope.spawn(|| watch(&node, netns, &db, *passes, &stop, counter, &found));
         }
         let end = Instant::now() + Duration::from_secs(seconds);
         while Instant::now() < end {

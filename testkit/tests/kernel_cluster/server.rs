@@ -2,6 +2,7 @@
 
 use crate::netns::Netns;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use socket2::{Domain, Socket, Type};
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd as _;
@@ -82,8 +83,13 @@ pub(crate) fn ask(addr: IpAddr, port: Port, patience: Duration) -> Result<String
     let end = Instant::now() + patience;
     match port {
         Port::Tcp(port) => {
-            let connected = TcpStream::connect_timeout(&SocketAddr::new(addr, port), patience);
-            let mut stream = connected.map_err(|error| format!("connect: {error}"))?;
+            let to = SocketAddr::new(addr, port);
+            let socket = Socket::new(Domain::for_address(to), Type::STREAM, None);
+            let socket = socket.map_err(|error| error.to_string())?;
+            let from = || socket.local_addr().ok().and_then(|from| from.as_socket()).map(|from| from.port());
+            let connected = socket.connect_timeout(&to.into(), patience);
+            connected.map_err(|error| format!("connect, from port {}: {error}", from().unwrap_or(0)))?;
+            let mut stream = TcpStream::from(socket);
             let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
             let from = stream.local_addr();
             let mut answer = String::new();

@@ -9,6 +9,7 @@
 
 pub mod audit;
 pub mod enforcer;
+pub mod faults;
 pub mod log;
 pub mod metrics;
 pub mod serve;

@@ -1,6 +1,7 @@
 //! What the daemon knows, and what it does about it. One operation at a time.
 
 use super::enforcer::{Enforcer, Stamp};
+use super::faults::{Faults, Part};
 use super::log::{Level, log};
 use super::store::Store;
 use crate::Error;
@@ -18,9 +19,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// How old the status may be that the metrics are made from.
 const FRESH: Duration = Duration::from_secs(5);
-
-/// How often a fault is logged that stays the same.
-const REMIND: Duration = Duration::from_secs(60);
 
 /// Figures for the metrics; they only grow.
 #[derive(Debug, Clone, Copy, Default)]
@@ -61,13 +59,6 @@ struct Held {
     unsaved: Option<Bundle>,
 }
 
-/// A fault that may last.
-#[derive(Default)]
-struct Fault {
-    message: String,
-    said: Option<Instant>,
-}
-
 struct Inner {
     enforcer: Box<dyn Enforcer>,
     node: Node,
@@ -84,15 +75,7 @@ struct Inner {
     last_apply: Duration,
     status: Option<(Instant, Status)>,
     looked: Instant,
-    faults: [Fault; 3],
-}
-
-/// The kinds of lasting faults.
-#[derive(Debug, Clone, Copy)]
-enum Part {
-    Rules,
-    Node,
-    Store,
+    faults: Faults,
 }
 
 /// The daemon's state, shared by its threads.
@@ -131,7 +114,7 @@ impl State {
             last_apply: Duration::ZERO,
             status: None,
             looked: Instant::now(),
-            faults: Default::default(),
+            faults: Faults::default(),
         };
         State { inner: Mutex::new(inner), manner, store }
     }
@@ -181,12 +164,12 @@ impl State {
             Ok(report) => {
                 said(Level::Info, "resumed", &report);
                 if let Err(error) = inner.open(self.manner.audit) {
-                    inner.fault(Part::Node, &error);
+                    inner.faults.fault(Part::Node, &error);
                 }
             }
             Err(error) => {
                 inner.counters.failures += 1;
-                inner.fault(Part::Rules, &error);
+                inner.faults.fault(Part::Rules, &error);
             }
         }
     }
@@ -342,10 +325,10 @@ impl State {
             inner.network_unsaved = false;
         }
         match (kept, told) {
-            (Ok(()), Ok(())) => inner.mended(Part::Store),
+            (Ok(()), Ok(())) => inner.faults.mended(Part::Store),
             (Err(error), _) | (_, Err(error)) => {
                 inner.counters.store_failures += 1;
-                inner.fault(Part::Store, &error);
+                inner.faults.fault(Part::Store, &error);
                 // To be tried again, unless another came meanwhile.
                 if let (Some(held), Some(bundle)) = (inner.held.as_mut(), bundle) {
                     held.unsaved.get_or_insert(bundle);
@@ -454,14 +437,14 @@ impl Inner {
             return;
         }
         if let Err(error) = self.refresh() {
-            return self.fault(Part::Rules, &error);
+            return self.faults.fault(Part::Rules, &error);
         }
         let Some(held) = &self.held else { return };
         match self.enforcer.look(&held.form, established) {
             Ok(report) => {
                 self.unconfirmed = false;
                 self.stamp = (report.outcome == Outcome::Unchanged).then_some(stamp).flatten();
-                self.mended(Part::Rules);
+                self.faults.mended(Part::Rules);
                 match report.outcome {
                     Outcome::Unchanged => {}
                     Outcome::Interfaces => {
@@ -479,7 +462,7 @@ impl Inner {
             Err(error) => {
                 self.stamp = None;
                 self.counters.failures += 1;
-                self.fault(Part::Rules, &error);
+                self.faults.fault(Part::Rules, &error);
             }
         }
     }
@@ -487,7 +470,7 @@ impl Inner {
     fn look_at_node(&mut self) {
         match self.node.converge(self.network.as_ref()) {
             Ok(outcome) => self.after_node(&outcome),
-            Err(error) => self.fault(Part::Node, &error),
+            Err(error) => self.faults.fault(Part::Node, &error),
         }
     }
 
@@ -499,27 +482,9 @@ impl Inner {
         self.counters.node_faults += outcome.faults.len() as u64;
         let all: Vec<&str> = outcome.faults.iter().chain(&outcome.notes).map(String::as_str).collect();
         if all.is_empty() {
-            self.mended(Part::Node);
+            self.faults.mended(Part::Node);
         } else {
-            self.fault(Part::Node, &all.join("; "));
-        }
-    }
-
-    /// Logs a fault: when it begins, when it changes, and now and then.
-    fn fault(&mut self, part: Part, message: &dyn Display) {
-        let message = message.to_string();
-        let fault = &mut self.faults[part as usize];
-        if fault.message != message || fault.said.is_none_or(|when| when.elapsed() >= REMIND) {
-            log(Level::Error, "fault", &[("part", &format!("{part:?}").to_lowercase()), ("why", &message)]);
-            *fault = Fault { message, said: Some(Instant::now()) };
-        }
-    }
-
-    fn mended(&mut self, part: Part) {
-        let fault = &mut self.faults[part as usize];
-        if fault.said.is_some() {
-            log(Level::Info, "mended", &[("part", &format!("{part:?}").to_lowercase())]);
-            *fault = Fault::default();
+            self.faults.fault(Part::Node, &all.join("; "));
         }
     }
 }

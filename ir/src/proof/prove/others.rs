@@ -1,0 +1,279 @@
+//! Packets that open no connection, that are forged, or that come by another way; a pod's packets to itself; and those
+//! between addresses that no pod of the node has.
+
+use super::{CellKey, FamilyProof, Witness};
+use crate::addr::{Family, bits};
+use crate::bitset::BitSet;
+use crate::ports::Protocol;
+use crate::proof::{Artifact, Conn, Kind, Packet};
+use crate::unit::{Direction, Flow, Verdict};
+use std::net::IpAddr;
+
+impl FamilyProof<'_> {
+    /// Packets that open no connection, and forged ones, between all local addresses and all atoms.
+    pub(super) fn kinds(&mut self, artifact: &mut dyn Artifact) -> Result<(), Box<Witness>> {
+        let (everyone, nobody) = (self.everyone.clone(), BitSet::empty(self.atoms.len()));
+        let isolated = |this: &Self, atom: usize| {
+            let group = this.atoms.group(atom).filter(|_| this.atoms.local(atom));
+            group.map_or(Some(false), |g| this.reference.isolated(g))
+        };
+        let of = |wanted: Option<bool>| -> BitSet {
+            (0..self.atoms.len()).map(|atom| (atom, isolated(self, atom) == wanted)).collect()
+        };
+        let (dropped, either) = (of(Some(true)), of(None));
+        let strays: Vec<[BitSet; 2]> = (self.locals.iter())
+            .map(|local| match self.reference.isolated(local.group) {
+                Some(true) => [nobody.clone(), nobody.clone()],
+                Some(false) => [everyone.minus(&dropped), either.clone()],
+                None => [nobody.clone(), everyone.minus(&dropped)],
+            })
+            .collect();
+        // Artifacts remember answers about one protocol and port, so all pods are asked about each in turn.
+        for (kind, protocol) in kinds_of(self.family) {
+            let port = u16::from(matches!(protocol, Protocol::Transport(_)));
+            let cell = CellKey { protocol, port };
+            for (local, [stray, leave]) in strays.iter().enumerate() {
+                let (expected, leave) = match kind {
+                    // What opens no connection is dropped where it touches an isolated pod, at either end.
+                    Kind::MidStream | Kind::Invalid => (stray, Some(leave)),
+                    Kind::Spoofed => (&nobody, None),
+                    _ => (&everyone, None),
+                };
+                for direction in Direction::ALL {
+                    self.compare_kind(artifact, local, direction, kind, cell, expected.clone(), leave)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// An address that is neither an endpoint's nor this node's: packets between a pod and its node cross no rule.
+    fn outside(&self) -> Option<IpAddr> {
+        let free = |&i: &usize| {
+            let addr = self.family.addr(self.atoms.representative(i));
+            self.atoms.group(i).is_none() && !self.node_addrs.contains(&addr)
+        };
+        (0..self.atoms.len()).find(free).map(|i| self.family.addr(self.atoms.representative(i)))
+    }
+
+    /// Packets that no pod of this node sends or gets always pass.
+    pub(super) fn strangers(
+        &mut self,
+        artifact: &mut dyn Artifact,
+        cells: &[CellKey],
+    ) -> Result<(), Box<Witness>> {
+        let Some(outside) = self.outside() else { return Ok(()) };
+        let mut leave = self.local_atoms.clone();
+        leave.insert(self.atoms.atom(bits(outside)));
+        for &cell in cells {
+            let kinds = [Kind::Opening, Kind::Established, Kind::Invalid, Kind::Asymmetric];
+            let mid_stream = (cell.protocol == Protocol::TCP).then_some(Kind::MidStream);
+            for kind in kinds.into_iter().chain(mid_stream) {
+                for direction in Direction::ALL {
+                    let CellKey { protocol, port } = cell;
+                    let asked =
+                        artifact.permitted_kind(&self.atoms, outside, direction, kind, protocol, port);
+                    let Some(mut actual) = asked else { return self.strangers_one_by_one(artifact, outside) };
+                    self.proof.comparisons += self.atoms.len() as u64;
+                    actual.or_with(&leave);
+                    let Some(atom) = self.everyone.first_difference(&actual) else { continue };
+                    let peer = self.family.addr(self.atoms.representative(atom));
+                    let (src, dst) = match direction {
+                        Direction::Ingress => (peer, outside),
+                        Direction::Egress => (outside, peer),
+                    };
+                    let packet = kind.packet(Flow { src, dst, protocol, port });
+                    let (expected, actual) = (Verdict::Allow, Verdict::Deny);
+                    return Err(Box::new(Witness { packet, expected, actual }));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The same for an artifact that does not answer for all peers at once, on one port.
+    fn strangers_one_by_one(
+        &mut self,
+        artifact: &mut dyn Artifact,
+        outside: IpAddr,
+    ) -> Result<(), Box<Witness>> {
+        for atom in (0..self.atoms.len()).filter(|&i| !self.atoms.local(i)).collect::<Vec<usize>>() {
+            let addr = self.family.addr(self.atoms.representative(atom));
+            for (src, dst) in [(addr, outside), (outside, addr)] {
+                let packet = Packet::opening(Flow { src, dst, protocol: Protocol::TCP, port: 80 });
+                let stray = [invalid(packet), Packet { opens: false, ..packet }, asymmetric(packet)];
+                for kind in [packet, established(packet)].into_iter().chain(stray) {
+                    self.judge(artifact, kind, Verdict::Allow)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Replies, errors, packets that open nothing, spoofed packets, the pod itself. Each pod with one address outside;
+    /// one pod, on behalf of all, with every atom.
+    pub(super) fn other_packets(&mut self, artifact: &mut dyn Artifact) -> Result<(), Box<Witness>> {
+        let Some(outside) = self.outside() else { return Ok(()) };
+        let locals: Vec<(IpAddr, usize)> = self.locals.iter().map(|l| (l.addr, l.group)).collect();
+        // An artifact that answered for all peers at once has been asked about most of these already.
+        let one_by_one = if self.kinds_compared { locals.len().min(1) } else { locals.len() };
+        for &(addr, group) in &locals[..one_by_one] {
+            self.others_between(artifact, (addr, group), (outside, None))?;
+        }
+        let Some(&first) =
+            locals.iter().find(|l| self.reference.isolated(l.1) == Some(true)).or(locals.first())
+        else {
+            return Ok(());
+        };
+        if self.kinds_compared {
+            return Ok(());
+        }
+        for atom in 0..self.atoms.len() {
+            let peer = self.family.addr(self.atoms.representative(atom));
+            let group = self.atoms.group(atom).filter(|_| self.atoms.local(atom));
+            if !self.node_addrs.contains(&peer) {
+                self.others_between(artifact, first, (peer, group))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// All packets that open no connection, in both directions. The peer has a group if it lives on this node.
+    fn others_between(
+        &mut self,
+        artifact: &mut dyn Artifact,
+        local: (IpAddr, usize),
+        peer: (IpAddr, Option<usize>),
+    ) -> Result<(), Box<Witness>> {
+        let peer_isolated = peer.1.map_or(Some(false), |g| self.reference.isolated(g));
+        let stray = match (self.reference.isolated(local.1), peer_isolated) {
+            (Some(true), _) | (_, Some(true)) => Some(Verdict::Deny),
+            (Some(false), Some(false)) => Some(Verdict::Allow),
+            _ => None,
+        };
+        for (src, dst) in [(local.0, peer.0), (peer.0, local.0)] {
+            let tcp = Packet::opening(Flow { src, dst, protocol: Protocol::TCP, port: 1 });
+            let udp = Packet::opening(Flow { src, dst, protocol: Protocol::UDP, port: 1 });
+            self.judge(artifact, established(tcp), Verdict::Allow)?;
+            self.judge(artifact, Packet { conn: Conn::Related, ..established(tcp) }, Verdict::Allow)?;
+            for packet in [tcp, udp] {
+                if let Some(expected) = stray {
+                    self.judge(artifact, invalid(packet), expected)?;
+                }
+                self.judge(artifact, Packet { spoofed: true, ..packet }, Verdict::Deny)?;
+                self.asymmetric(artifact, packet)?;
+            }
+            if let Some(expected) = stray {
+                self.judge(artifact, Packet { opens: false, ..tcp }, expected)?;
+            }
+            if self.family == Family::V6 {
+                let flow = Flow { src, dst, protocol: Protocol::ICMPV6, port: 0 };
+                let packet = Packet { neighbour_discovery: true, ..Packet::opening(flow) };
+                self.judge(artifact, packet, Verdict::Allow)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// On the wrong interface, a source that lives on this node is forged; any other packet is judged as usual.
+    fn asymmetric(&mut self, artifact: &mut dyn Artifact, packet: Packet) -> Result<(), Box<Witness>> {
+        let forged = self.atoms.local(self.atoms.atom(bits(packet.flow.src)));
+        let expected = Verdict::allow_if(!forged && self.passes(&packet.flow));
+        self.judge(artifact, asymmetric(packet), expected)
+    }
+
+    /// What the policies of this node's pods say about one flow between two different pods or addresses.
+    fn passes(&self, flow: &Flow) -> bool {
+        let end = |addr: IpAddr| {
+            let atom = self.atoms.atom(bits(addr));
+            (self.atoms.group(atom), self.atoms.local(atom))
+        };
+        let permits = |subject: IpAddr, direction, peer: IpAddr| {
+            let (Some(group), true) = end(subject) else { return true };
+            let permitted = self.reference.permits(group, direction, flow.protocol, flow.port);
+            permitted.is_none_or(|p| match end(peer).0 {
+                Some(group) => p.groups.contains(group),
+                None => p.unbound.contains(peer),
+            })
+        };
+        permits(flow.src, Direction::Egress, flow.dst) && permits(flow.dst, Direction::Ingress, flow.src)
+    }
+
+    /// A pod reaches itself, from each of its addresses to each, on every port. What comes from outside on the wrong
+    /// interface gets, on every port, what it would get on the right one; what claims to come from the pod is dropped.
+    pub(super) fn itself(
+        &mut self,
+        artifact: &mut dyn Artifact,
+        cells: &[CellKey],
+    ) -> Result<(), Box<Witness>> {
+        let mut pairs: Vec<(IpAddr, IpAddr)> = self.locals.iter().map(|l| (l.addr, l.addr)).collect();
+        for pod in &self.same_pod {
+            let addrs = pod.iter().map(|&a| self.family.addr(a));
+            pairs.extend(
+                addrs.clone().flat_map(|a| addrs.clone().map(move |b| (a, b))).filter(|(a, b)| a != b),
+            );
+        }
+        if let Some(outside) = self.outside().filter(|_| !self.kinds_compared) {
+            let locals: Vec<IpAddr> = self.locals.iter().map(|l| l.addr).collect();
+            for (local, &CellKey { protocol, port }) in
+                locals.iter().flat_map(|a| cells.iter().map(move |c| (*a, c)))
+            {
+                for (src, dst) in [(outside, local), (local, outside)] {
+                    self.asymmetric(artifact, Packet::opening(Flow { src, dst, protocol, port }))?;
+                }
+            }
+        }
+        for flow in self.locals.iter().filter_map(|l| l.passes).collect::<Vec<Flow>>() {
+            self.asymmetric(artifact, Packet::opening(flow))?;
+        }
+        let locals: Vec<(IpAddr, usize)> = self.locals.iter().map(|l| (l.addr, l.group)).collect();
+        for (addr, group) in locals {
+            let flow = Flow { src: addr, dst: addr, protocol: Protocol::TCP, port: 1 };
+            if let Some(isolated) = self.reference.isolated(group) {
+                for kind in [Kind::Invalid, Kind::MidStream] {
+                    self.judge(artifact, kind.packet(flow), Verdict::allow_if(!isolated))?;
+                }
+            }
+        }
+        for (src, dst) in pairs {
+            for &CellKey { protocol, port } in cells {
+                let packet = Packet::opening(Flow { src, dst, protocol, port });
+                self.judge(artifact, packet, Verdict::Allow)?;
+                self.judge(artifact, asymmetric(packet), Verdict::Deny)?;
+            }
+            for protocol in [Protocol::TCP, Protocol::UDP] {
+                let packet = Packet::opening(Flow { src, dst, protocol, port: 1 });
+                self.judge(artifact, Packet { spoofed: true, ..packet }, Verdict::Deny)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The kinds of packets that are asked about apart from those that open connections, with a protocol of each.
+fn kinds_of(family: Family) -> Vec<(Kind, Protocol)> {
+    let mut kinds = vec![
+        (Kind::Established, Protocol::TCP),
+        (Kind::MidStream, Protocol::TCP),
+        (Kind::Invalid, Protocol::TCP),
+        (Kind::Spoofed, Protocol::TCP),
+        (Kind::Invalid, Protocol::UDP),
+        (Kind::Spoofed, Protocol::UDP),
+    ];
+    if family == Family::V6 {
+        kinds.push((Kind::NeighbourDiscovery, Protocol::ICMPV6));
+    }
+    kinds
+}
+
+fn invalid(packet: Packet) -> Packet {
+    Packet { conn: Conn::Invalid, ..packet }
+}
+
+fn asymmetric(packet: Packet) -> Packet {
+    Packet { asymmetric: true, ..packet }
+}
+
+fn established(packet: Packet) -> Packet {
+    Packet { conn: Conn::Established, opens: false, ..packet }
+}

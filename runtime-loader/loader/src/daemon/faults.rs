@@ -1,0 +1,50 @@
+//! Faults that may last: each is logged when it begins, when it changes, now and then, and when it is over.
+
+use super::log::{Level, log};
+use std::fmt::Display;
+use std::time::{Duration, Instant};
+
+/// How often a fault is logged that stays the same.
+const REMIND: Duration = Duration::from_secs(60);
+
+/// The kinds of lasting faults.
+#[derive(Debug, Clone, Copy)]
+pub enum Part {
+    /// What enforces the bundle.
+    Rules,
+    /// The node's network.
+    Node,
+    /// What is written down.
+    Store,
+}
+
+#[derive(Debug, Default)]
+struct Fault {
+    message: String,
+    said: Option<Instant>,
+}
+
+/// One of each kind, if there is one.
+#[derive(Debug, Default)]
+pub struct Faults([Fault; 3]);
+
+impl Faults {
+    /// Logs a fault, unless it is the same and was logged not long ago.
+    pub fn fault(&mut self, part: Part, message: &dyn Display) {
+        let message = message.to_string();
+        let fault = &mut self.0[part as usize];
+        if fault.message != message || fault.said.is_none_or(|when| when.elapsed() >= REMIND) {
+            log(Level::Error, "fault", &[("part", &format!("{part:?}").to_lowercase()), ("why", &message)]);
+            *fault = Fault { message, said: Some(Instant::now()) };
+        }
+    }
+
+    /// It is over, if there was one.
+    pub fn mended(&mut self, part: Part) {
+        let fault = &mut self.0[part as usize];
+        if fault.said.is_some() {
+            log(Level::Info, "mended", &[("part", &format!("{part:?}").to_lowercase())]);
+            *fault = Fault::default();
+        }
+    }
+}
