@@ -21,6 +21,8 @@ use std::net::IpAddr;
 pub const LOADER_SOCKET: &str = "/run/netpolc/loader.sock";
 /// Where the agent listens for the CNI plugin unless told otherwise.
 pub const AGENT_SOCKET: &str = "/run/netpolc/agent.sock";
+/// Where the agent remembers which pods the plugin announced. A reboot must clear it, as `/run` does.
+pub const AGENT_STATE: &str = "/run/netpolc/agent-state.json";
 
 /// A request to the loader.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

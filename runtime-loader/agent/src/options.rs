@@ -3,13 +3,10 @@
 use crate::Error;
 use clap::{Parser, Subcommand, ValueEnum};
 use netpolc_bundle::Backend;
-use netpolc_bundle::wire::{AGENT_SOCKET, LOADER_SOCKET};
+use netpolc_bundle::wire::{AGENT_SOCKET, AGENT_STATE, LOADER_SOCKET};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
-
-/// Where the sandboxes are remembered unless told otherwise. A reboot must clear it, as `/run` does.
-const STATE_FILE: &str = "/run/netpolc/agent-state.json";
 
 /// Watches the API server, compiles network policies for this node, and hands them to `netpol-loader run`.
 ///
@@ -33,7 +30,7 @@ pub struct Cli {
     #[arg(long, value_name = "PATH", default_value = AGENT_SOCKET)]
     socket: PathBuf,
     /// Where to remember which pods the plugin announced.
-    #[arg(long, value_name = "FILE", default_value = STATE_FILE)]
+    #[arg(long, value_name = "FILE", default_value = AGENT_STATE)]
     state: PathBuf,
     /// Who makes the pods' network.
     #[arg(long, value_enum, default_value = "chain")]

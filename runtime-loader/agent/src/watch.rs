@@ -24,6 +24,9 @@ use tokio::time::{Instant, sleep};
 pub(crate) const PAGE: u32 = 250;
 /// After so long a watch is begun anew, so a connection that died silently is noticed.
 const WATCH_SECONDS: u32 = 120;
+/// After so long a connection that cannot be made is tried anew. One that was begun before kube-proxy led the API server's
+/// Service anywhere never gets there, however often TCP repeats it: both programs start with the node.
+const CONNECT: Duration = Duration::from_secs(3);
 /// The first and the longest wait before another try.
 const WAITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 /// After so long without a failure, the next one is the first again.
@@ -46,6 +49,7 @@ pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, Error> {
             .map_err(|e| Error::Config(format!("neither --kubeconfig nor a service account: {e}")))?,
     };
     config.read_timeout = Some(Duration::from_secs(u64::from(WATCH_SECONDS) + 10));
+    config.connect_timeout = Some(CONNECT);
     // Tries again are ours to pace, so that each one is seen in the log and the metrics.
     config.default_retry = false;
     Client::try_from(config).map_err(|e| Error::Api(Box::new(e)))

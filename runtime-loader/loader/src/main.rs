@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand, ValueEnum};
 use netpol_loader::daemon::{self, enforcer::ThisKernel, store::Store};
 use netpol_loader::kernel::System;
-use netpol_loader::node::{self, CniFiles};
+use netpol_loader::node::{self, AgentFiles, CniFiles};
 use netpol_loader::{Error, apply, cut, remove, status};
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -49,6 +49,8 @@ enum Command {
         cni: bool,
         #[command(flatten)]
         files: CniFiles,
+        #[command(flatten)]
+        agent: AgentFiles,
         /// Where the daemon wrote down what is in force.
         #[arg(long, value_name = "DIR", default_value = "/var/lib/netpolc")]
         state: PathBuf,
@@ -142,14 +144,14 @@ fn run(command: Command) -> Result<u8, Error> {
             })?;
             return Ok(u8::from(!status.in_force));
         }
-        Command::Remove { cni, files, state } => {
+        Command::Remove { cni, files, agent, state } => {
             let removed = [remove::remove(&mut kernel)?, node::open_all()?].concat();
             answer(&match removed.as_slice() {
                 [] => "unchanged: there is nothing of netpolc\n".to_owned(),
                 names => format!("removed: {}\n", names.join(", ")),
             })?;
             if cni {
-                for line in [node::remove(&files, &state)?, Store::new(state).forget()?].concat() {
+                for line in [node::remove(&files, &agent, &state)?, Store::new(state).forget()?].concat() {
                     answer(&format!("removed: {line}\n"))?;
                 }
             }

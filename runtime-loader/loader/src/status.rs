@@ -75,14 +75,11 @@ impl fmt::Display for Status {
             }
         }
         for found in &self.dataplanes {
-            let figures: Vec<String> = found.counts.iter().map(|(what, n)| format!("{n} {what}")).collect();
-            writeln!(
-                f,
-                "{}: {}, {} interfaces of local pods",
-                found.backend,
-                figures.join(", "),
-                found.interfaces.len()
-            )?;
+            let interfaces = format!("{} interfaces of local pods", found.interfaces.len());
+            let mut figures: Vec<String> =
+                found.counts.iter().map(|(what, n)| format!("{n} {what}")).collect();
+            figures.push(interfaces);
+            writeln!(f, "{}: {}", found.backend, figures.join(", "))?;
             for (what, packets) in &found.dropped_packets {
                 writeln!(f, "{}: {packets} packets dropped by {what}", found.backend)?;
             }

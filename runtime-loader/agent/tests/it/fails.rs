@@ -8,7 +8,7 @@ use netpolc_standin::Resource;
 use serde_json::json;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 #[test]
 fn a_history_that_is_too_old_leads_to_a_new_list() {
@@ -60,6 +60,23 @@ fn without_the_api_server_everything_stays_in_force() {
     rig.api.refuse(false);
     rig.loader().wait("what happened in the meantime", |b| passes(b, FRONTEND, DB));
     assert_ne!(rig.metric("netpolc_agent_watch_errors_total"), "0");
+}
+
+#[test]
+fn a_connection_that_leads_nowhere_is_soon_given_up() {
+    // Takes connections and says nothing, as what is found where the API server's address leads nowhere yet.
+    let nowhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut rig = Rig::new(&[]);
+    let server = format!("https://{}", nowhere.local_addr().unwrap());
+    rig.start_with(&json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{ "name": "c", "cluster": { "server": server, "insecure-skip-tls-verify": true } }],
+        "users": [{ "name": "c", "user": {} }],
+        "contexts": [{ "name": "c", "context": { "cluster": "c", "user": "c" } }]
+    }));
+    let begun = Instant::now();
+    rig.until("the first try to end", || rig.metric("netpolc_agent_watch_errors_total") != "0");
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
 }
 
 #[test]

@@ -55,6 +55,17 @@ impl Rig {
     /// Starts the agent.
     pub(crate) fn start(&mut self) {
         let kubeconfig = self.api.kubeconfig(self.dir.path()).unwrap();
+        self.spawn(kubeconfig);
+    }
+
+    /// Starts it with another kubeconfig.
+    pub(crate) fn start_with(&mut self, kubeconfig: &serde_json::Value) {
+        let path = self.path("other.kubeconfig");
+        std::fs::write(&path, kubeconfig.to_string()).unwrap();
+        self.spawn(path);
+    }
+
+    fn spawn(&mut self, kubeconfig: PathBuf) {
         let log = File::options().create(true).append(true).open(self.path("agent.log")).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_netpol-agent"))
             .args(["--node", "n1", "--metrics-listen", "127.0.0.1:0"])

@@ -19,7 +19,7 @@ use cidr::Cidr;
 use clap::{Args, ValueEnum};
 use conflist::Conf;
 use masquerade::Masquerade;
-use netpolc_bundle::wire::{AGENT_SOCKET, Network};
+use netpolc_bundle::wire::{AGENT_SOCKET, AGENT_STATE, Network};
 use own_tables::OwnTables;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -52,6 +52,17 @@ pub struct CniFiles {
     /// Where the runtime looks for plugins.
     #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
     pub cni_bin_dir: PathBuf,
+}
+
+/// What an agent leaves behind when it ends.
+#[derive(Debug, Clone, Args)]
+pub struct AgentFiles {
+    /// Where the agent listened.
+    #[arg(long, value_name = "PATH", default_value = AGENT_SOCKET)]
+    pub agent_socket: PathBuf,
+    /// Where the agent remembered which pods the plugin announced.
+    #[arg(long, value_name = "FILE", default_value = AGENT_STATE)]
+    pub agent_state: PathBuf,
 }
 
 /// How the node's network is made.
@@ -290,9 +301,12 @@ pub fn open_all() -> Result<Vec<String>, Error> {
 
 /// Takes out all that a [`Node`] makes but switches of the kernel, which others rely on by now; what there was.
 ///
+/// And what the agent remembers: without the plugin it would be wrong soon, and another agent would believe it more than the
+/// API server.
+///
 /// # Errors
 /// If something cannot be taken out; the rest is.
-pub fn remove(files: &CniFiles, state: &Path) -> Result<Vec<String>, Error> {
+pub fn remove(files: &CniFiles, agent: &AgentFiles, state: &Path) -> Result<Vec<String>, Error> {
     let (mut done, mut failed) = (Vec::new(), None);
     let mut keep = |result: Result<Vec<String>, Error>| match result {
         Ok(changes) => done.extend(changes),
@@ -310,6 +324,8 @@ pub fn remove(files: &CniFiles, state: &Path) -> Result<Vec<String>, Error> {
         paths.iter().map(|path| format!("{} taken out of {}", conflist::PLUGIN, path.display())).collect()
     }));
     keep(gone(files.cni_bin_dir.join(conflist::PLUGIN)));
+    keep(gone(agent.agent_state.clone()));
+    keep(gone(agent.agent_socket.clone()));
     let no_routes = routes::converge(&BTreeMap::new()).map_err(|error| Error::io("routes", error));
     keep(no_routes.map(|done| [done.changes, done.faults].concat()));
     keep(masquerade::remove());

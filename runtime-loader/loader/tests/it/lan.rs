@@ -95,7 +95,13 @@ impl Node {
     /// The flags that keep to this node's directories.
     pub(crate) fn files(&self) -> Vec<String> {
         let flag = |name: &str, file: &str| format!("--{name}={}", self.dir.file(file).display());
-        vec![flag("cni-conf-dir", "conf"), flag("cni-bin-dir", "bin"), flag("state", "state")]
+        vec![
+            flag("cni-conf-dir", "conf"),
+            flag("cni-bin-dir", "bin"),
+            flag("state", "state"),
+            flag("agent-socket", "agent.sock"),
+            flag("agent-state", "agent-state.json"),
+        ]
     }
 
     pub(crate) fn start(&mut self) {

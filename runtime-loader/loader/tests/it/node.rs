@@ -8,6 +8,7 @@ use netpol_loader::node::conflist;
 use netpolc_bundle::wire::{FromLoader, Network};
 use serde_json::{Value, json};
 use std::fs;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Duration;
 
@@ -274,8 +275,14 @@ fn the_daemon_chains_in_as_soon_as_it_can() {
     daemon.signal("TERM");
     assert!(chained(), "it stays");
     let state = flag("state", &dir.file("state"));
-    netns.load(&["remove", "--cni", &flags[0], &flags[1], &state], 0);
+    // What the agent remembers would be wrong as soon as pods come and go without the plugin.
+    let (socket, memory) = (dir.file("agent.sock"), dir.file("agent-state.json"));
+    drop(UnixListener::bind(&socket).unwrap());
+    fs::write(&memory, "{}").unwrap();
+    let agent = [flag("agent-socket", &socket), flag("agent-state", &memory)];
+    netns.load(&["remove", "--cni", &flags[0], &flags[1], &state, &agent[0], &agent[1]], 0);
     assert_eq!(fs::read_to_string(&file).unwrap(), FOREIGN);
+    assert!(!socket.exists() && !memory.exists());
     assert!(!bin.join("netpol-cni").exists() && !dir.file("state").exists());
 }
 
