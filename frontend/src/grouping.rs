@@ -1,7 +1,8 @@
 //! Pods grouped by what policies can see of them.
 //!
-//! A *group* holds the addresses of pods with equal namespace, labels and named ports that lie in the same ipBlocks: no
-//! policy can tell two addresses of one group apart. Selectors are matched once for each group instead of each pod.
+//! A *group* holds the addresses of pods of one namespace that the same selectors of policies match, with equal named ports,
+//! that lie in the same ipBlocks: no policy can tell two addresses of one group apart. Selectors are matched once for each
+//! group instead of each pod.
 
 use crate::model::{Model, Pod};
 use crate::objects::{ClusterPeer, ContainerPort, Labels, PeerKind, PolicyPort, Selector};
@@ -9,13 +10,15 @@ use netpolc_ir::addr::{Block, Cidr, Family, bits};
 use netpolc_ir::ports::Transport;
 use netpolc_ir::proof::Bounds;
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
+use std::rc::Rc;
 
 /// One group.
 #[derive(Debug)]
 pub(crate) struct Group<'m> {
-    /// A pod of the group: its namespace, labels and named ports are those of all.
+    /// A pod of the group: its namespace and named ports are those of all, and whatever policies ask of labels is true of
+    /// its own if it is true of theirs.
     pub(crate) pod: &'m Pod,
     /// The ipBlocks that have the group's addresses, by index into [`Grouping::blocks`].
     pub(crate) blocks: Vec<u32>,
@@ -38,8 +41,61 @@ pub(crate) struct Grouping<'m> {
 /// A peer's namespace selector, or else the policy's own namespace, and its pod selector.
 type SelectorKey = (Option<Selector>, Option<String>, Selector);
 
-/// What policies can see of a pod: namespace, labels, named ports.
-type Look<'m> = (&'m str, &'m Labels, Vec<&'m ContainerPort>);
+/// What policies can see of a pod: namespace, which of the selectors that are asked of its namespace match, named ports.
+type Look<'m> = (&'m str, Rc<[usize]>, Vec<&'m ContainerPort>);
+
+/// For each namespace, the selectors that policies ask of its pods' labels.
+struct Asked<'m> {
+    selectors: HashMap<&'m str, Vec<&'m Selector>>,
+    /// Which of them match, by position, for labels that were seen.
+    matching: HashMap<(&'m str, &'m Labels), Rc<[usize]>>,
+}
+
+impl<'m> Asked<'m> {
+    fn new(model: &'m Model) -> Asked<'m> {
+        let mut asked: HashMap<&str, HashSet<&Selector>> = HashMap::new();
+        let mut ask = |namespaces: Option<&Selector>, own: &'m str, pods: &'m Selector| match namespaces {
+            None => drop(asked.entry(own).or_default().insert(pods)),
+            Some(selector) => {
+                for (name, _) in model.namespaces.iter().filter(|(_, labels)| selector.matches(labels)) {
+                    asked.entry(name).or_default().insert(pods);
+                }
+            }
+        };
+        for policy in &model.policies {
+            let own = policy.namespace.as_str();
+            ask(None, own, &policy.subject);
+            let rules = policy.ingress.iter().flatten().chain(policy.egress.iter().flatten());
+            for peer in rules.flat_map(|rule| rule.peers.iter().flatten()) {
+                if let PeerKind::Pods { namespaces, pods } = &peer.kind {
+                    ask(namespaces.as_ref(), own, pods);
+                }
+            }
+        }
+        for policy in &model.cluster_policies {
+            let (namespaces, pods) = &policy.subject;
+            ask(Some(namespaces), "", pods);
+            for peer in policy.ingress.iter().chain(&policy.egress).flat_map(|rule| &rule.peers) {
+                if let ClusterPeer::Pods(namespaces, pods) = peer {
+                    ask(Some(namespaces), "", pods);
+                }
+            }
+        }
+        let list = |selectors: HashSet<&'m Selector>| selectors.into_iter().collect();
+        let selectors = asked.into_iter().map(|(name, selectors)| (name, list(selectors))).collect();
+        Asked { selectors, matching: HashMap::new() }
+    }
+
+    fn matching(&mut self, pod: &'m Pod) -> Rc<[usize]> {
+        let namespace = pod.namespace.as_str();
+        let selectors = self.selectors.get(namespace).map(Vec::as_slice).unwrap_or_default();
+        let known = self.matching.entry((namespace, &pod.labels)).or_insert_with(|| {
+            let matching = selectors.iter().enumerate().filter(|(_, selector)| selector.matches(&pod.labels));
+            matching.map(|(i, _)| i).collect()
+        });
+        known.clone()
+    }
+}
 
 impl<'m> Grouping<'m> {
     pub(crate) fn new(model: &'m Model) -> Grouping<'m> {
@@ -63,6 +119,7 @@ impl<'m> Grouping<'m> {
     fn fill(&mut self, model: &'m Model) {
         let mut stretches: HashMap<(Family, u128), Vec<u32>> = HashMap::new();
         let mut index: HashMap<(Look<'m>, Vec<u32>), usize> = HashMap::new();
+        let mut asked = Asked::new(model);
         for (i, pod) in model.pods.iter().enumerate().filter(|(_, pod)| !pod.host_network) {
             let named = pod.ports.iter().filter(|p| p.name.is_some()).collect::<Vec<_>>();
             for &addr in &pod.addrs {
@@ -74,7 +131,8 @@ impl<'m> Grouping<'m> {
                     let has = |(i, b): (usize, &Block)| b.contains(addr).then_some(i as u32);
                     blocks.iter().enumerate().filter_map(has).collect()
                 });
-                let key = ((pod.namespace.as_str(), &pod.labels, named.clone()), inside.clone());
+                let look = (pod.namespace.as_str(), asked.matching(pod), named.clone());
+                let key = (look, inside.clone());
                 let group = *index.entry(key).or_insert_with(|| {
                     self.by_namespace.entry(&pod.namespace).or_default().push(self.groups.len());
                     self.groups.push(Group { pod, blocks: inside.clone() });

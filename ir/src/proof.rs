@@ -223,6 +223,11 @@ pub trait Artifact {
     ) -> Option<BitSet> {
         None
     }
+    /// Whether what is said about an address follows from its atom, so that one address speaks for all of its atom as
+    /// `local` too. What is said about packets from an address to itself need not.
+    fn goes_by_atoms(&self) -> bool {
+        true
+    }
     /// What happens to one packet.
     fn decide(&self, packet: &Packet) -> Verdict;
     /// The same, for one of many packets: an artifact may answer for all that it cannot tell apart at once.

@@ -316,6 +316,11 @@ impl Artifact for Machine {
         permitted
     }
 
+    /// Any other program may do with an address what it likes.
+    fn goes_by_atoms(&self) -> bool {
+        self.known
+    }
+
     fn decide(&self, packet: &Packet) -> Verdict {
         self.judge(packet, |case| self.verdict(case))
     }

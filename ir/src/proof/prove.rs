@@ -90,6 +90,9 @@ struct FamilyProof<'a> {
     reference: &'a dyn Reference,
     family: Family,
     atoms: Atoms,
+    /// Addresses of this node's pods with their groups.
+    own: Vec<(IpAddr, usize)>,
+    /// One of them for each atom, or all if the artifact tells addresses of one atom apart.
     locals: Vec<Local>,
     cells: Vec<CellKey>,
     /// Atoms of the reference's answers, by the answer's address (kept alive beside it).
@@ -129,9 +132,13 @@ impl<'a> FamilyProof<'a> {
         constants.sets.extend(node_addrs.iter().chain(same_pod.iter().flatten()).map(|&a| vec![a]));
         let atoms = Atoms::new(family, &bound, &constants, &reference.constants().addrs[family as usize]);
         let sizes = atoms.sizes();
-        let mut locals = Vec::new();
+        let (mut own, mut locals, mut seen) = (Vec::new(), Vec::new(), BTreeSet::new());
         for &(addr, group, _) in bound.iter().filter(|b| b.2) {
             let atom = atoms.atom(addr);
+            own.push((family.addr(addr), group));
+            if !seen.insert(atom) && artifact.goes_by_atoms() {
+                continue;
+            }
             let mut apart: Vec<usize> = node_addrs.iter().map(|&a| atoms.atom(a)).collect();
             apart.extend(same_pod.iter().filter(|p| p.contains(&addr)).flatten().map(|&a| atoms.atom(a)));
             if sizes[atom] <= 1 {
@@ -146,6 +153,7 @@ impl<'a> FamilyProof<'a> {
             everyone: BitSet::full(atoms.len()),
             cells: cells(reference.constants(), &artifact.ports(), family),
             atoms,
+            own,
             locals,
             expanded: HashMap::new(),
             local_atoms,
@@ -157,7 +165,7 @@ impl<'a> FamilyProof<'a> {
     }
 
     fn run(mut self, artifact: &mut dyn Artifact) -> Result<Proof, Box<Witness>> {
-        self.proof.local = self.locals.len() as u64;
+        self.proof.local = self.own.len() as u64;
         self.proof.atoms = self.atoms.len() as u64;
         self.proof.cells = self.cells.len() as u64;
         artifact.begin(&self.atoms);

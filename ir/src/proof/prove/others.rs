@@ -206,7 +206,7 @@ impl FamilyProof<'_> {
         artifact: &mut dyn Artifact,
         cells: &[CellKey],
     ) -> Result<(), Box<Witness>> {
-        let mut pairs: Vec<(IpAddr, IpAddr)> = self.locals.iter().map(|l| (l.addr, l.addr)).collect();
+        let mut pairs: Vec<(IpAddr, IpAddr)> = self.own.iter().map(|&(addr, _)| (addr, addr)).collect();
         for pod in &self.same_pod {
             let addrs = pod.iter().map(|&a| self.family.addr(a));
             pairs.extend(
@@ -226,8 +226,7 @@ impl FamilyProof<'_> {
         for flow in self.locals.iter().filter_map(|l| l.passes).collect::<Vec<Flow>>() {
             self.asymmetric(artifact, Packet::opening(flow))?;
         }
-        let locals: Vec<(IpAddr, usize)> = self.locals.iter().map(|l| (l.addr, l.group)).collect();
-        for (addr, group) in locals {
+        for (addr, group) in self.own.clone() {
             let flow = Flow { src: addr, dst: addr, protocol: Protocol::TCP, port: 1 };
             if let Some(isolated) = self.reference.isolated(group) {
                 for kind in [Kind::Invalid, Kind::MidStream] {
