@@ -234,3 +234,76 @@ fn port_bounds(model: &Model) -> Bounds {
     }
     bounds
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::resolve;
+    use crate::read::read;
+    use crate::source::Sources;
+
+    const PODS: [(&str, &str); 4] = [
+        ("a-plain", "{}"),
+        ("b-other", "{unasked: x}"),
+        ("c-asked", "{app: a}"),
+        ("d-both", "{app: a, unasked: x}"),
+    ];
+
+    /// How the pods of one namespace are grouped beside a policy.
+    fn groups(policy: &str) -> Vec<usize> {
+        let mut yaml = policy.to_owned();
+        for (i, (name, labels)) in PODS.iter().enumerate() {
+            yaml += &format!(
+                "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, labels: {labels}}}\nspec: \
+                 {{nodeName: x, containers: [{{name: c, image: i}}]}}\nstatus: {{phase: Running, podIP: 10.0.0.{}}}\n",
+                i + 1
+            );
+        }
+        let mut sources = Sources::default();
+        sources.add("a.yaml", yaml.into_bytes());
+        let read = read(&sources);
+        assert_eq!(read.diagnostics, []);
+        let (model, _) = resolve(read.objects);
+        let grouping = Grouping::new(&model);
+        let mut addrs: Vec<(IpAddr, usize)> = grouping.addrs.iter().map(|(_, a, g)| (*a, *g)).collect();
+        addrs.sort();
+        addrs.into_iter().map(|(_, group)| group).collect()
+    }
+
+    /// Wherever a policy can ask for a label, pods with it are apart from those without; what no one asks for is nothing.
+    #[test]
+    fn labels_that_are_asked_for_count() {
+        let label = "{matchLabels: {app: a}}";
+        let network = |spec: &str| {
+            format!(
+                "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p, namespace: shop}}\nspec: {spec}\n"
+            )
+        };
+        let cluster = |spec: &str| {
+            format!(
+                "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {{name: p}}\nspec: \
+                 {{tier: Admin, priority: 1, {spec}}}\n"
+            )
+        };
+        let everyone = "subject: {namespaces: {}}";
+        let pods = format!("{{pods: {{namespaceSelector: {{}}, podSelector: {label}}}}}");
+        let asking = [
+            network(&format!("{{podSelector: {label}}}")),
+            network(&format!("{{podSelector: {{}}, ingress: [{{from: [{{podSelector: {label}}}]}}]}}")),
+            network(&format!(
+                "{{podSelector: {{}}, policyTypes: [Egress], egress: [{{to: [{{namespaceSelector: {{}}, podSelector: \
+                 {label}}}]}}]}}"
+            )),
+            cluster(&format!("subject: {pods}, ingress: [{{action: Deny, from: [{{namespaces: {{}}}}]}}]")),
+            cluster(&format!("{everyone}, ingress: [{{action: Deny, from: [{pods}]}}]")),
+            cluster(&format!("{everyone}, egress: [{{action: Deny, to: [{pods}]}}]")),
+        ];
+        for policy in &asking {
+            assert_eq!(groups(policy), [0, 0, 1, 1], "{policy}");
+        }
+        assert_eq!(groups(&network("{podSelector: {}}")), [0; 4]);
+        // In a namespace that a policy is not about, it asks for nothing.
+        let elsewhere = asking[0].replace("namespace: shop", "namespace: stock");
+        assert_eq!(groups(&elsewhere), [0; 4]);
+    }
+}
