@@ -10,6 +10,7 @@ use crate::routes::{self, Routes};
 use crate::tables;
 use netpolc_bundle::limits;
 use netpolc_bundle::nft::{Family, TABLE};
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::ifaddrs::getifaddrs;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::SockaddrStorage;
@@ -28,6 +29,9 @@ const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Most bytes of a routing table that are read; a line of a host route has about 150.
 const ROUTES_BYTES: u64 = 256 << 20;
+
+/// How far a program may print beyond [`limits::SCRIPT_BYTES`]: more than any writes at once.
+const OVERRUN_BYTES: u64 = 1 << 20;
 
 /// Most bytes of nft's complaints that are kept.
 const STDERR_BYTES: u64 = 64 << 10;
@@ -156,7 +160,7 @@ impl System {
         let program = self.find(name)?;
         let fail = |error: io::Error| Error::io(program.display().to_string(), error);
         let mut command = Command::new(&program);
-        let mut output = printed.then(|| memory("", MFdFlags::MFD_CLOEXEC)).transpose()?;
+        let mut output = printed.then(bounded).transpose().map_err(fail)?;
         let stdout = match &output {
             Some(file) => Stdio::from(file.try_clone().map_err(fail)?),
             None => Stdio::null(),
@@ -179,9 +183,10 @@ impl System {
         let status = child.wait().map_err(fail)?;
         let mut bytes = Vec::new();
         if let Some(file) = &mut output {
-            // One byte more than the limit, so that the parser sees that it is passed.
-            let read =
-                file.rewind().and_then(|()| file.take(limits::SCRIPT_BYTES + 1).read_to_end(&mut bytes));
+            // The child has written where this file stands. One byte more than the limit is read, so that the parser sees
+            // that it is passed.
+            let written = file.stream_position().map_err(fail)?.min(limits::SCRIPT_BYTES + 1);
+            let read = file.rewind().and_then(|()| file.take(written).read_to_end(&mut bytes));
             read.map_err(fail)?;
         }
         Ok(Ended { status, output: bytes, complaints: String::from_utf8_lossy(&complaints).into_owned() })
@@ -228,6 +233,16 @@ fn memory(text: &str, flags: MFdFlags) -> Result<File, Error> {
     file.write_all(text.as_bytes())
         .and_then(|()| file.rewind())
         .map_err(|error| Error::io("memfd", error))?;
+    Ok(file)
+}
+
+/// A file in memory that a program can print to, with an end: what goes on printing is refused, and no memory is taken for
+/// it. The end is a little behind the limit, so that what passes the limit is seen to pass it.
+fn bounded() -> io::Result<File> {
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let file = File::from(memfd_create(c"netpol-loader", flags)?);
+    file.set_len(limits::SCRIPT_BYTES + OVERRUN_BYTES)?;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK))?;
     Ok(file)
 }
 
@@ -423,6 +438,16 @@ mod tests {
         });
         assert!(done.is_err());
         assert_eq!(ran, ["a1", "b2", "b-2", "a-1"]);
+    }
+
+    /// A program that never stops printing is refused, and what it printed is longer than any listing may be.
+    #[test]
+    fn what_a_program_prints_has_an_end() {
+        let printed = System::new().run_to_end("yes", &[], Stdio::null(), true).unwrap();
+        assert!(!printed.status.success());
+        assert_eq!(printed.output.len() as u64, limits::SCRIPT_BYTES + 1);
+        let printed = System::new().run_to_end("echo", &["one"], Stdio::null(), true).unwrap();
+        assert_eq!((printed.status.success(), printed.output.as_slice()), (true, &b"one\n"[..]));
     }
 
     #[test]
