@@ -4,9 +4,9 @@
 //! begins: there is somebody who can mend a file. The objects beside them in the files (namespaces, pods) are left out;
 //! the cluster has its own.
 
-use crate::Error;
 use crate::store::{Kind, Object, Told};
 use crate::trim::PolicyData;
+use crate::{Error, log};
 use netpolc_frontend::diagnostic::{Severity, render};
 use netpolc_frontend::read::read;
 use netpolc_frontend::source::Sources;
@@ -21,7 +21,7 @@ const FILE_BYTES: u64 = 64 << 20;
 const FILES: usize = 10_000;
 
 /// Policies that stay as they are for as long as the agent runs.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Fixed {
     policies: Vec<Object>,
     cluster_policies: Vec<Object>,
@@ -32,7 +32,8 @@ impl Fixed {
     /// a pod: directories in directories are left out.
     ///
     /// # Errors
-    /// If one cannot be read, or if a policy is wrong; with its place.
+    /// If one cannot be read, if a policy is wrong, with its place, or if there is no policy: a directory where nothing is
+    /// mounted must not open the node.
     pub fn read(paths: &[PathBuf]) -> Result<Fixed, Error> {
         let mut sources = Sources::default();
         for path in paths {
@@ -41,7 +42,11 @@ impl Fixed {
             }
         }
         let read = read(&sources);
-        let errors: Vec<_> = read.diagnostics.into_iter().filter(|d| d.severity == Severity::Error).collect();
+        let (errors, others): (Vec<_>, Vec<_>) =
+            read.diagnostics.into_iter().partition(|d| d.severity == Severity::Error);
+        for diagnostic in others {
+            log::warn("policies", &[("code", &diagnostic.code), ("message", &diagnostic.message)]);
+        }
         if !errors.is_empty() {
             let text = render(&errors, &sources, false);
             return Err(Error::Usage(format!("policies cannot be used\n{}", text.trim_end())));
@@ -50,17 +55,16 @@ impl Fixed {
         let policies = objects.policies.into_iter().map(|policy| Object::Policy(Box::new(data(policy))));
         let cluster = objects.cluster_policies.into_iter();
         let cluster = cluster.map(|policy| Object::ClusterPolicy(Box::new(data(policy))));
-        Ok(Fixed { policies: policies.collect(), cluster_policies: cluster.collect() })
+        let fixed = Fixed { policies: policies.collect(), cluster_policies: cluster.collect() };
+        match fixed.count() {
+            0 => Err(Error::Usage("no policy in what --policies names".to_owned())),
+            _ => Ok(fixed),
+        }
     }
 
-    /// How many there are.
-    pub fn len(&self) -> usize {
+    /// How many there are; never 0.
+    pub fn count(&self) -> usize {
         self.policies.len() + self.cluster_policies.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// What the watches of policies would tell.

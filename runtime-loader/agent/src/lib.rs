@@ -73,7 +73,7 @@ async fn serve(options: Options) -> Result<(), Error> {
     let listener = socket::listen(&options.socket).await?;
     let http = http::listen(options.metrics_listen).await?;
     if let Some(fixed) = &fixed {
-        log::info("policies come from files", &[("policies", &fixed.len())]);
+        log::info("policies come from files", &[("policies", &fixed.count())]);
     }
     watch::start(&client, &tell, &metrics, fixed);
     tokio::spawn(events::publish(client, options.node.clone(), faults));

@@ -60,6 +60,12 @@ fn policies_of_files_are_those_that_count() {
     rig.start();
     rig.until("the reason", || rig.log().contains("policies.json:1:"));
     assert!(rig.ends_with(2), "{}", rig.log());
+
+    // So does a directory where nothing is mounted, which else would open everything.
+    std::fs::remove_file(&file).unwrap();
+    rig.start();
+    rig.until("the reason", || rig.log().contains("no policy"));
+    assert!(rig.ends_with(2), "{}", rig.log());
 }
 
 #[test]
