@@ -16,7 +16,7 @@ mod rule;
 pub mod run;
 
 pub use check::{CheckError, check};
-pub use digest::{MARKER_PREFIX, PODIF, Version, VersionError, digest, marker, markers};
+pub use digest::{MARKER_PREFIX, Version, VersionError, digest, marker, markers};
 pub use element::is_ifname;
 pub use parser::{ParseError, parse};
 pub use rebind::{Edit, rebind};
@@ -27,6 +27,23 @@ use std::net::IpAddr;
 
 /// The name of netpolc's tables. There is one in the family `ip` and one in `ip6`.
 pub const TABLE: &str = "netpolc";
+
+/// The set of the interfaces that lead to the node's pods. The loader fills it.
+pub const PODIF: &str = "podif";
+
+/// The set of these interfaces, each with the addresses that packets from there may have. The loader fills it.
+pub const PODADDR: &str = "podaddr";
+
+/// The set of the addresses of the node's pods.
+pub const LOCAL: &str = "local";
+
+/// The sets that a script leaves empty and the loader fills, so that their elements are no part of a version.
+pub const FILLED: [&str; 2] = [PODIF, PODADDR];
+
+/// Whether the loader fills a set of this name.
+pub fn is_filled(name: &str) -> bool {
+    FILLED.contains(&name)
+}
 
 /// How the names of sets and maps begin that hold blocks of addresses, blocks of a single address among them.
 pub const BLOCKS: &str = "blocks";
@@ -244,11 +261,16 @@ pub enum Match {
     CtInvalid,
     /// `tcp flags & (fin | syn | rst | ack) != syn`: a TCP segment that does not open a connection. Implies TCP.
     TcpNotSyn,
+    /// `iifname . ip saddr != @podaddr`: no pod with this source is known behind this interface.
+    Unbound,
     /// `fib saddr . iif oif missing`: the way back to the source is not the interface that the packet came from.
     ReversePathFails,
     /// `icmpv6 type { 133, 134, 135, 136, 137 }`: IPv6 neighbour discovery. Implies ICMPv6.
     NeighbourDiscovery,
 }
+
+/// The fields that [`Match::Unbound`] looks up.
+pub const UNBOUND: [Field; 2] = [Field::Iifname, Field::Saddr];
 
 /// Whether an address is of a table's family.
 pub fn in_family(family: Family, addr: IpAddr) -> bool {

@@ -3,8 +3,9 @@
 //! The shape, for each family (figures: `docs/performance.md`):
 //!
 //! - `forward`, the base chain, sends what is not established or related to `judge_*`: one rule for most packets;
-//! - `judge_*` drops what opens no connection or is spoofed where that touches an isolated pod, then looks up the
-//!   source in `egress_*` and the destination in `ingress_*`: two hash lookups, however many pods and policies;
+//! - `judge_*` drops what opens no connection where that touches an isolated pod, and what is spoofed. What comes from a
+//!   pod of the node goes on in `own_*`. Then the source is looked up in `egress_*`, if it is such a pod's, and the
+//!   destination in `ingress_*`: two hash lookups, however many pods and policies;
 //! - the verdict of such a map leads to the chain of a profile (`out_*`, `in_*`), which looks up protocol and port in
 //!   one hash (`ports_*`), in one interval map for each protocol that has ranges (`ranges_*`), and in the defaults;
 //! - that leads to the chain of one distinct set of peers (`to_*`, `from_*`): one hash lookup for pods, one for each
@@ -13,14 +14,15 @@
 //!
 //! So a packet costs the same at 10 and at 10,000 policies. Objects are named by their content: equal content is one
 //! object, and a change of a policy changes the names on the way to it and nothing else. The exceptions are `deny`,
-//! `self`, `spoof`, `local` and `podif`, whose content is harmless while it is between two versions.
+//! `self`, `spoof`, `local`, `podif` and `podaddr`, whose content is harmless while it is between two versions.
 
 mod peers;
 mod profile;
 
 use crate::limits;
 use netpolc_bundle::nft::{
-    self, Chain, Elements, Field, Hook, Key, KeyType, Match, Outcome, Rule, Ruleset, Set, Table, Verdict,
+    self, Chain, Elements, Field, Hook, Key, KeyType, LOCAL, Match, Outcome, PODADDR, PODIF, Rule, Ruleset,
+    Set, Table, Verdict,
 };
 use netpolc_ir::addr::{Family, bits};
 use netpolc_ir::matrix::{Matrix, Peers, Profile};
@@ -34,10 +36,6 @@ use std::rc::Rc;
 pub const DENY: &str = "deny";
 /// The set of pairs `pod . pod`: a pod always reaches itself.
 pub const SELF: &str = "self";
-/// The addresses of this node's pods, for the check of spoofed sources.
-pub const LOCAL: &str = "local";
-/// The interfaces of this node's pods; filled by the loader, which knows them.
-pub const PODIF: &str = "podif";
 /// The chain that drops spoofed packets.
 pub const SPOOF: &str = "spoof";
 /// The base chain.
@@ -227,6 +225,14 @@ impl<'m> Selector<'m> {
                 ..Set::default()
             },
         )?;
+        builder.set(
+            PODADDR,
+            Set {
+                key: vec![KeyType::Ifname, KeyType::Addr],
+                comment: comment("the same with the addresses behind them; filled by the loader"),
+                ..Set::default()
+            },
+        )?;
         let addrs = |list, text| Set { elements: Elements::Addrs(list), ..addr_set(comment(text)) };
         builder.set(LOCAL, addrs(local, "the pods of this node"))?;
         builder.set(
@@ -239,25 +245,22 @@ impl<'m> Selector<'m> {
             },
         )?;
         builder.chain(DENY, deny_chain(builder.family));
-        builder.chain(SPOOF, spoof_chain());
+        builder.chain(SPOOF, spoof_chain(builder.family));
         let mut judge = Vec::new();
         let text = "pods that some policy isolates";
         let isolated = builder.named_set("isolated", addrs(isolated, text))?;
         let strange = builder.named_chain("strange", strange_chain(&isolated))?;
         judge.push(rule(vec![Match::CtInvalid], Verdict::Goto(strange.clone())));
         judge.push(rule(vec![Match::TcpNotSyn], Verdict::Goto(strange)));
-        judge.push(rule(vec![Match::ReversePathFails], Verdict::Jump(SPOOF.to_owned())));
-        for (kind, field, map) in [("egress", Field::Saddr, egress), ("ingress", Field::Daddr, ingress)] {
-            if map.is_empty() {
-                continue;
-            }
-            let set = Set { map: true, elements: Elements::General(map), ..addr_set(None) };
-            let name = builder.named_set(kind, set)?;
-            judge.push(Rule {
-                outcome: Outcome::Vmap(vec![field], name),
-                ..rule(Vec::new(), Verdict::Return)
-            });
-        }
+        let spoofed = |matches| rule(matches, Verdict::Jump(SPOOF.to_owned()));
+        let mut own = vec![spoofed(vec![Match::Unbound])];
+        own.extend(builder.entry("egress", Field::Saddr, egress)?);
+        let ingress = builder.entry("ingress", Field::Daddr, ingress)?;
+        own.extend(ingress.clone());
+        let own = builder.named_chain("own", Chain { rules: own, ..Chain::default() })?;
+        judge.push(rule(vec![of_local()], Verdict::Goto(own)));
+        judge.push(spoofed(vec![from_pod()]));
+        judge.extend(ingress);
         let judge = builder.named_chain("judge", Chain { rules: judge, ..Chain::default() })?;
         builder.chain(
             FORWARD,
@@ -337,16 +340,27 @@ fn deny_chain(family: nft::Family) -> Chain {
     Chain { rules, ..Chain::default() }
 }
 
-fn spoof_chain() -> Chain {
-    let podif = Match::InSet(vec![Field::Iifname], PODIF.to_owned());
-    let local = Match::InSet(vec![Field::Saddr], LOCAL.to_owned());
-    Chain {
-        rules: vec![
-            counted(vec![podif], "source is not the pod"),
-            counted(vec![local], "source is another pod"),
-        ],
-        ..Chain::default()
+/// From an interface that leads to pods.
+fn from_pod() -> Match {
+    Match::InSet(vec![Field::Iifname], PODIF.to_owned())
+}
+
+/// From a pod of this node, or from who claims to be one.
+fn of_local() -> Match {
+    Match::InSet(vec![Field::Saddr], LOCAL.to_owned())
+}
+
+/// Only what `podaddr` does not have comes here, so that the look at the routes is for those few. It is for pods whose
+/// interface the loader does not know, and for rules that were loaded without it.
+fn spoof_chain(family: nft::Family) -> Chain {
+    let mut rules = Vec::new();
+    if family == nft::Family::Ip6 {
+        // On a bridge it crosses this hook, from addresses of the link.
+        rules.push(rule(vec![Match::NeighbourDiscovery], Verdict::Return));
     }
+    rules.push(counted(vec![from_pod()], "source is not the pod"));
+    rules.push(counted(vec![of_local(), Match::ReversePathFails], "source is another pod"));
+    Chain { rules, ..Chain::default() }
 }
 
 fn strange_chain(isolated: &str) -> Chain {
@@ -417,6 +431,21 @@ impl Builder {
 
     fn chain(&mut self, name: &str, chain: Chain) {
         self.table.chains.insert(name.to_owned(), chain);
+    }
+
+    /// The rule that looks up one end of a packet in a map; none if nothing is in it.
+    fn entry(
+        &mut self,
+        kind: &str,
+        field: Field,
+        map: BTreeMap<Vec<Key>, Option<Verdict>>,
+    ) -> Result<Option<Rule>, Unsupported> {
+        if map.is_empty() {
+            return Ok(None);
+        }
+        let set = Set { map: true, elements: Elements::General(map), ..addr_set(None) };
+        let outcome = Outcome::Vmap(vec![field], self.named_set(kind, set)?);
+        Ok(Some(Rule { outcome, ..rule(Vec::new(), Verdict::Return) }))
     }
 
     fn named_set(&mut self, kind: &str, set: Set) -> Result<String, Unsupported> {

@@ -65,15 +65,19 @@ fn bindings(load: &Load) -> String {
     )
 }
 
-/// netpolc's checks before the policies, as rules that can stand in another script.
+/// The check of sources that netpolc had before: a look at the routes.
+const FIB: &str = "fib saddr . iif oif missing";
+
+/// netpolc's checks before the policies, the last as it was, as rules that can stand in another script.
 fn front(ours: &str) -> String {
     let mut out = String::new();
-    for (_, start) in PARTS {
+    for (_, start) in PARTS.into_iter().filter(|(name, _)| *name != "podif") {
         let rule = ours.lines().map(str::trim).find(|line| line.starts_with(start)).unwrap_or_default();
         // All of them lead to drops of packets that are not measured.
         let matches = rule.split(" goto ").next().and_then(|r| r.split(" jump ").next()).unwrap_or_default();
         let _ = writeln!(out, "\t\t{matches} drop");
     }
+    let _ = writeln!(out, "\t\t{FIB} drop");
     out
 }
 
@@ -133,7 +137,7 @@ fn services(load: &Load, extra: &str, front: &str) -> String {
 
 /// Rules of the judge that can be left out one by one, and how they begin.
 const PARTS: [(&str, &str); 3] =
-    [("state", "ct state invalid "), ("flags", "tcp flags "), ("fib", "fib saddr ")];
+    [("state", "ct state invalid "), ("flags", "tcp flags "), ("podif", "iifname @podif jump ")];
 
 /// A script without the rules that begin in one of some ways.
 fn without(script: &str, starts: &[&str]) -> String {
@@ -149,6 +153,12 @@ pub fn variants(load: &Load, ours: &str) -> Vec<(String, String)> {
     let mut all = vec![("hook".to_owned(), HOOK.to_owned())];
     all.extend(PARTS.map(|(name, start)| (format!("nftables -{name}"), without(ours, &[start]))));
     all.push(("nftables -all three".to_owned(), without(ours, &PARTS.map(|p| p.1))));
+    let looks = without(ours, &["iifname @podif jump "]);
+    let looks = looks.lines().map(|line| match line.trim_start().starts_with("ip saddr @local goto ") {
+        true => format!("\t\t{FIB} jump spoof\n"),
+        false => format!("{line}\n"),
+    });
+    all.push(("nftables +fib".to_owned(), looks.collect()));
     let shapes = [
         ("product", product(load, "", "", false)),
         ("product +front", product(load, "", &front, false)),

@@ -4,6 +4,7 @@
 use crate::batch::{Batch, Committed};
 use crate::cut;
 use crate::kernel::Kernel;
+use crate::nftables::filled::Behind;
 use crate::nftables::{delta, refuse};
 use crate::routes::{self, PodInterfaces};
 use crate::{Error, ebpf};
@@ -23,7 +24,7 @@ pub struct Live {
     /// Under nftables: what is in our tables beside it, that no packet meets.
     left: Ruleset,
     /// The interfaces of pods that were last put into the set of them.
-    interfaces: BTreeSet<String>,
+    interfaces: Behind,
 }
 
 /// What came of [`Live::switch`].
@@ -52,7 +53,7 @@ impl Live {
             Backend::Iptables => return None,
         };
         let left = Ruleset::default();
-        Some(Live { artifact, version, read, left, interfaces: BTreeSet::new() })
+        Some(Live { artifact, version, read, left, interfaces: Behind::new() })
     }
 
     /// The version in force.
@@ -126,8 +127,7 @@ impl Live {
         notes.extend(missing);
         let there = delta::union(rules, &self.left);
         let Some(mut batch) = delta::switch(&there, goal) else { return Ok(None) };
-        let new = interfaces.names.difference(&self.interfaces).collect();
-        if delta::interfaces(&mut batch, goal, &new).is_none() {
+        if delta::interfaces(&mut batch, goal, &self.interfaces, &interfaces.behind).is_none() {
             return Ok(None);
         }
         let committed = match batch.is_empty() {
@@ -140,7 +140,7 @@ impl Live {
         let read = ReadBack { nftables: Some(goal.clone()), ..ReadBack::default() };
         let left = delta::left(&there, goal);
         let artifact = Artifact::Nftables;
-        let live = Live { artifact, version, read, left, interfaces: interfaces.names.clone() };
+        let live = Live { artifact, version, read, left, interfaces: interfaces.behind.clone() };
         Ok(Some(Switched { live, interfaces, notes, committed }))
     }
 
@@ -181,7 +181,7 @@ fn rebind_nftables(
     rules: &mut Ruleset,
     change: &Rebind,
     behind: &PodInterfaces,
-    known: &mut BTreeSet<String>,
+    known: &mut Behind,
 ) -> Result<(Version, Committed), Error> {
     let (to, edits) = nft::rebind(rules, change)?;
     let mut batch = Batch::default();
@@ -195,13 +195,12 @@ fn rebind_nftables(
             batch.chain(TABLE, *family, &marker(to), true);
         }
     }
-    let new = behind.names.difference(known).collect();
-    delta::interfaces(&mut batch, rules, &new).ok_or_else(odd)?;
+    delta::interfaces(&mut batch, rules, known, &behind.behind).ok_or_else(odd)?;
     let refused = |error: std::io::Error| Error::Kernel {
         what: "elements of sets".to_owned(),
         complaint: error.to_string(),
     };
     let committed = batch.commit().map_err(refused)?;
-    known.clone_from(&behind.names);
+    known.clone_from(&behind.behind);
     Ok((to, committed))
 }

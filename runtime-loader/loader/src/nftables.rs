@@ -2,6 +2,7 @@
 
 pub mod compare;
 pub mod delta;
+pub mod filled;
 pub mod named;
 pub mod observe;
 pub mod plan;
@@ -10,7 +11,8 @@ use crate::Error;
 use crate::dataplane::{Dataplane, InForce, Outcome};
 use crate::kernel::Kernel;
 use compare::{differences, same_comments};
-use netpolc_bundle::nft::Ruleset;
+use filled::filling;
+use netpolc_bundle::nft::{FILLED, Ruleset};
 use netpolc_bundle::{Artifact, Backend, Version};
 use observe::{Observed, observe};
 use plan::Goal;
@@ -39,7 +41,7 @@ impl Dataplane for Nftables {
         let version = *goal.bundle.manifest.artifacts.get(&Artifact::Nftables).ok_or_else(none)?;
         let ruleset = goal.read.nftables.as_ref().ok_or_else(none)?;
         refuse(ruleset)?;
-        let goal = Goal { script: goal.bundle.script()?, ruleset, interfaces: &goal.interfaces.names };
+        let goal = Goal { script: goal.bundle.script()?, ruleset, interfaces: &goal.interfaces.behind };
         let outcome = converge(kernel, &goal, version, notes)?;
         Ok((version, outcome))
     }
@@ -64,7 +66,11 @@ impl Dataplane for Nftables {
             let there = seen.ruleset();
             drift.extend(there.as_ref().map(|there| differences(wanted, there)).into_iter().flatten());
             for (family, view) in &seen.tables {
-                if view.interfaces().is_some_and(|there| there != goal.interfaces.names) {
+                let other = |set: &&str| {
+                    let there = view.filling(set);
+                    there.is_some_and(|there| there != filling(set, *family, &goal.interfaces.behind))
+                };
+                if FILLED.iter().any(other) {
                     drift.push(format!("table {family}: other interfaces of pods than the routes say"));
                 }
             }

@@ -1,7 +1,7 @@
 //! Which interface leads to a pod: the node's routes to single addresses.
 //!
 //! CNI plugins of the routed kind (ptp, kindnet, Calico's) give each pod a host route to its veth. Bridges do not; there
-//! the set of interfaces stays empty.
+//! it is the interface with the pod's network behind it, which several pods share.
 
 use netpolc_bundle::{Bindings, nft};
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +14,8 @@ pub struct Routes {
     pub hosts: BTreeMap<IpAddr, BTreeSet<String>>,
     /// Interfaces with a whole network behind them, as bridges have: first address, prefix length, name.
     pub networks: Vec<(IpAddr, u8, String)>,
+    /// Interfaces with a gateway behind them: more than this node's pods is there.
+    pub uplinks: BTreeSet<String>,
 }
 
 impl Routes {
@@ -35,7 +37,8 @@ impl Routes {
             other == width && (wanted ^ base).checked_shr(shift).unwrap_or(0) == 0
         };
         let having = self.networks.iter().filter(|(base, len, _)| inside(*base, *len));
-        having.max_by_key(|(_, len, _)| *len).map(|(_, _, name)| name)
+        let smallest = having.max_by_key(|(_, len, _)| *len).map(|(_, _, name)| name);
+        smallest.filter(|name| !self.uplinks.contains(*name))
     }
 }
 
@@ -45,6 +48,11 @@ const RTF_GATEWAY: u32 = 0x0002;
 const RTF_REJECT: u32 = 0x0200;
 const RTF_ANYCAST: u32 = 0x0010_0000;
 const RTF_LOCAL: u32 = 0x8000_0000;
+
+/// Whether a route with these flags leads to a gateway.
+fn by_gateway(flags: u32) -> bool {
+    flags & RTF_UP != 0 && flags & RTF_GATEWAY != 0 && flags & RTF_REJECT == 0
+}
 
 /// Whether a route with these flags leads to a neighbour on its interface.
 fn direct(flags: u32) -> bool {
@@ -64,6 +72,7 @@ pub fn read_ipv4(text: &str, routes: &mut Routes) {
         };
         let addr = IpAddr::V4(Ipv4Addr::from(destination.to_ne_bytes()));
         match mask.count_ones() as u8 {
+            _ if by_gateway(flags) => drop(routes.uplinks.insert((*ifname).to_owned())),
             _ if !direct(flags) => {}
             32 => drop(routes.hosts.entry(addr).or_default().insert((*ifname).to_owned())),
             0 => {}
@@ -89,6 +98,7 @@ pub fn read_ipv6(text: &str, routes: &mut Routes) {
         // Every interface has a route to its link's own addresses and to those of groups, which are no pod's.
         let of_link = addr.is_multicast() || addr.is_unicast_link_local();
         match len {
+            _ if by_gateway(flags) => drop(routes.uplinks.insert((*ifname).to_owned())),
             _ if !direct(flags) || *ifname == "lo" => {}
             128 => drop(routes.hosts.entry(addr.into()).or_default().insert((*ifname).to_owned())),
             0 => {}
@@ -107,6 +117,9 @@ pub struct PodInterfaces {
     pub pods: BTreeMap<String, BTreeSet<usize>>,
     /// Those with any number of addresses behind them, as bridges have.
     pub shared: BTreeSet<String>,
+    /// For each of both, if rules can name it, the addresses that packets from there may have: those of the pods behind it,
+    /// and behind one that pods share those of pods that are behind none.
+    pub behind: BTreeMap<String, BTreeSet<IpAddr>>,
 }
 
 /// The interfaces of the node's pods, and notes on what is missing.
@@ -132,6 +145,13 @@ pub fn pod_interfaces(bindings: &Bindings, routes: &Routes) -> (PodInterfaces, V
                 notes.push(format!("interface {name:?} of {} has a name that nft cannot hold", pod.name));
             }
         }
+    }
+    let nowhere = (0..bindings.pods.len()).filter(|i| !found.pods.values().any(|pods| pods.contains(i)));
+    let nowhere: BTreeSet<usize> = nowhere.collect();
+    for (name, pods) in found.pods.iter().filter(|(name, _)| nft::is_ifname(name)) {
+        let more = if found.shared.contains(name) { nowhere.clone() } else { BTreeSet::new() };
+        let pods = pods.union(&more).filter_map(|i| bindings.pods.get(*i));
+        found.behind.insert(name.clone(), pods.flat_map(|pod| &pod.addresses).copied().collect());
     }
     if let Some(first) = without.first() {
         notes.push(format!(
@@ -176,6 +196,7 @@ mod tests {
         let shown: Vec<String> =
             routes.networks.iter().map(|(a, len, name)| format!("{a}/{len} {name}")).collect();
         assert_eq!(shown, ["10.0.0.0/24 eth0", "fd00::/64 eth0"]);
+        assert_eq!(routes.uplinks, BTreeSet::from(["eth0".to_owned()]));
     }
 
     #[test]
@@ -195,7 +216,7 @@ mod tests {
             (addr("10.0.0.0"), 24, "cni0".to_owned()),
             (addr("10.0.1.0"), 24, "cni1".to_owned()),
         ];
-        let routes = Routes { hosts, networks };
+        let mut routes = Routes { hosts, networks, uplinks: via("eth0") };
         let (found, notes) = pod_interfaces(&bindings, &routes);
         assert_eq!((found.names, found.shared), (via("veth1"), via("cni0")));
         assert_eq!(found.pods["cni0"], BTreeSet::from([1]));
@@ -204,5 +225,14 @@ mod tests {
             notes[0].contains("veth*") && notes[1].contains("1 of 3") && notes[1].contains("a/b"),
             "{notes:?}"
         );
+        // The pod whose own interface cannot be named may be behind the bridge; the one that is elsewhere is not.
+        let behind = |name: &str| found.behind[name].iter().map(IpAddr::to_string).collect::<Vec<_>>();
+        assert_eq!(behind("veth1"), ["10.0.0.1"]);
+        assert_eq!(behind("cni0"), ["10.0.0.2", "10.0.0.3"]);
+        assert_eq!(found.behind.len(), 2);
+        // Where the way out of the cluster is, other sources than pods are in order.
+        routes.networks.retain(|(_, _, name)| name == "eth0");
+        let (found, _) = pod_interfaces(&bindings, &routes);
+        assert_eq!(found.behind.into_keys().collect::<Vec<_>>(), ["veth1"]);
     }
 }

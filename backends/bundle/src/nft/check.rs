@@ -1,7 +1,8 @@
 //! What the kernel demands of a ruleset as a whole: references that lead somewhere, types that fit, chains that end.
 
 use super::{
-    Elements, Family, Field, Key, KeyType, MARKER_PREFIX, Match, Outcome, Ruleset, Set, Table, Verdict,
+    Elements, Family, Field, Key, KeyType, MARKER_PREFIX, Match, Outcome, PODADDR, PODIF, Ruleset, Set,
+    Table, UNBOUND, Verdict,
 };
 use crate::limits;
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,8 +43,10 @@ fn check_table(table: &Table) -> Result<(), Finding> {
         }
         for rule in &chain.rules {
             for found in &rule.matches {
-                if let Match::InSet(fields, set) = found {
-                    check_lookup(table, fields, set, false).map_err(fault)?;
+                match found {
+                    Match::InSet(fields, set) => check_lookup(table, fields, set, false).map_err(fault)?,
+                    Match::Unbound => check_types(table, &UNBOUND, PODADDR, false).map_err(fault)?,
+                    _ => {}
                 }
             }
             match &rule.outcome {
@@ -69,6 +72,14 @@ fn check_ports(rule: &super::Rule) -> Result<(), String> {
 }
 
 fn check_lookup(table: &Table, fields: &[Field], name: &str, map: bool) -> Result<(), String> {
+    // What the loader fills can be foreseen for nothing else.
+    if fields.contains(&Field::Iifname) && (fields, name) != (&[Field::Iifname], PODIF) {
+        return Err(format!("`{name}` is asked for an interface"));
+    }
+    check_types(table, fields, name, map)
+}
+
+fn check_types(table: &Table, fields: &[Field], name: &str, map: bool) -> Result<(), String> {
     let set = table.sets.get(name).ok_or_else(|| format!("`{name}` is not declared"))?;
     if set.map != map {
         return Err(format!("`{name}` is {}", if set.map { "a map" } else { "no map" }));

@@ -10,7 +10,8 @@
 //! prints `meta l4proto 6 ip saddr @s th dport vmap @m` as `ip saddr @s tcp dport vmap @m`.
 
 use super::{
-    Chain, Elements, Family, Field, Key, KeyType, Match, Outcome, Rule, Ruleset, Set, Table, Verdict,
+    Chain, Elements, Family, Field, Key, KeyType, Match, Outcome, PODADDR, Rule, Ruleset, Set, Table,
+    Verdict, is_filled,
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -20,9 +21,6 @@ use std::str::FromStr;
 
 /// What the name of a marker chain begins with; the digits of a [`Version`] follow.
 pub const MARKER_PREFIX: &str = "version_";
-
-/// The set of the interfaces of the node's pods. The loader fills it, so its elements are not part of the version.
-pub const PODIF: &str = "podif";
 
 /// The version of a ruleset: the first 8 bytes of a SHA-256, written as 16 lower-case hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -129,9 +127,12 @@ fn reachable(table: &Table) -> (Named<'_, Chain>, Named<'_, Set>) {
         }
         for rule in &chain.rules {
             for found in &rule.matches {
-                if let Match::InSet(_, set) = found {
-                    sets.extend(table.sets.get_key_value(set).map(|(name, set)| (name.as_str(), set)));
-                }
+                let set = match found {
+                    Match::InSet(_, set) => set,
+                    Match::Unbound => PODADDR,
+                    _ => continue,
+                };
+                sets.extend(table.sets.get_key_value(set).map(|(name, set)| (name.as_str(), set)));
             }
             match &rule.outcome {
                 Outcome::Verdict(verdict) => todo.extend(target(verdict)),
@@ -200,7 +201,7 @@ impl Sink {
         self.bytes(&[u8::from(set.map), u8::from(set.interval)]);
         let types: Vec<u8> = set.key.iter().map(|kind| key_type(*kind)).collect();
         self.list(&types);
-        if name == PODIF {
+        if is_filled(name) {
             return;
         }
         self.number(set.elements.len());
@@ -338,6 +339,7 @@ fn match_bytes(family: Family, found: &Match) -> Vec<u8> {
         Match::TcpNotSyn => bytes.push(21),
         Match::ReversePathFails => bytes.push(22),
         Match::NeighbourDiscovery => bytes.push(23),
+        Match::Unbound => bytes.push(24),
     }
     bytes
 }

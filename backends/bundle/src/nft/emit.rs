@@ -6,7 +6,8 @@
 //! loader deletes what is left over in a second transaction.
 
 use super::{
-    Chain, Elements, Family, Field, Key, KeyType, Match, Outcome, Rule, Ruleset, Set, TABLE, Table, Verdict,
+    Chain, Elements, Family, Field, Key, KeyType, Match, Outcome, PODADDR, Rule, Ruleset, Set, TABLE, Table,
+    UNBOUND, Verdict,
 };
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -169,6 +170,10 @@ fn match_text(out: &mut String, family: Family, condition: &Match) {
         Match::NotEstablished => out.push_str("ct state and ( established | related ) == 0"),
         Match::CtInvalid => out.push_str("ct state invalid"),
         Match::TcpNotSyn => out.push_str("tcp flags & (fin | syn | rst | ack) != syn"),
+        Match::Unbound => {
+            fields_text(out, family, &UNBOUND);
+            let _ = write!(out, " != @{PODADDR}");
+        }
         Match::ReversePathFails => out.push_str("fib saddr . iif oif missing"),
         Match::NeighbourDiscovery => out.push_str("icmpv6 type { 133, 134, 135, 136, 137 }"),
     }

@@ -3,7 +3,7 @@
 use super::element::{address, protocol};
 use super::lexer::{Message, Token};
 use super::parser::{Parser, decimal};
-use super::{Family, Field, Match, Outcome, Rule};
+use super::{Family, Field, Match, Outcome, PODADDR, Rule, UNBOUND};
 use crate::limits;
 
 /// Bits of `ct state` (`enum ip_conntrack_info` by `NF_CT_STATE_BIT`, `include/uapi/linux/netfilter/nf_conntrack_common.h`).
@@ -72,6 +72,14 @@ impl Parser<'_> {
                 }
                 _ if counter => return Err("a counter before a match".into()),
                 Part::Match(found) => matches.push(found),
+                Part::Fields(fields) if self.token == Token::NotEqual => {
+                    self.advance()?;
+                    self.expect_punct(b'@')?;
+                    if fields != UNBOUND || self.name()? != PODADDR {
+                        return Err("a set that a packet must not be in, other than those of pods".into());
+                    }
+                    matches.push(Match::Unbound);
+                }
                 Part::Fields(fields) => {
                     // nft 1.0.6 prints `==` after an address under an empty mask.
                     if self.token == Token::Equal {

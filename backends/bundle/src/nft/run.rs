@@ -3,7 +3,7 @@
 //! Data in, verdict out. The compiler's proof and the loader both ask here, so that they mean the same by a script. The
 //! ruleset must be one that [`check`](super::check()) accepts: chains that jump in a circle would never end.
 
-use super::{Elements, Family, Field, Key, Match, Outcome, Rule, Ruleset, Set, Table, Verdict};
+use super::{Elements, Family, Field, Key, LOCAL, Match, Outcome, Rule, Ruleset, Set, Table, Verdict};
 use crate::limits::{CHAIN_DEPTH, FIELDS};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -140,7 +140,7 @@ fn matches(table: &Table, family: Family, condition: &Match, packet: &Packet) ->
             let Some(set) = table.sets.get(name) else { return false };
             match values(fields, family, packet).as_slice() {
                 // The loader fills this set with the interfaces of all pods.
-                [Value::PodInterface] => packet.spoofed,
+                [Value::PodInterface] => packet.spoofed || from_its_pod(table, packet),
                 values => find_element(set, values).is_some(),
             }
         }
@@ -148,9 +148,17 @@ fn matches(table: &Table, family: Family, condition: &Match, packet: &Packet) ->
         Match::NotEstablished => !matches!(packet.state, State::Established | State::Related),
         Match::CtInvalid => packet.state == State::Invalid,
         Match::TcpNotSyn => packet.protocol == TCP && !packet.opens,
+        Match::Unbound => !from_its_pod(table, packet),
         Match::ReversePathFails => packet.spoofed || packet.asymmetric,
         Match::NeighbourDiscovery => packet.neighbour_discovery,
     }
+}
+
+/// Whether a packet comes from the interface of the pod that has its source. A source that no pod of the node has comes
+/// from elsewhere if it is honest.
+fn from_its_pod(table: &Table, packet: &Packet) -> bool {
+    let local = || find_element(table.sets.get(LOCAL)?, &[Value::Addr(bits(packet.src))]);
+    !packet.spoofed && !packet.asymmetric && local().is_some()
 }
 
 /// A value that was read from a packet.

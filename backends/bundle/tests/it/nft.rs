@@ -76,6 +76,37 @@ fn what_the_shape_says() {
     assert_eq!(nft::markers(table).len(), 1);
 }
 
+/// What the loader fills is asked as it is filled, and decides about packets, but its elements are no part of a version.
+#[test]
+fn sets_that_the_loader_fills() {
+    let table = |fill: &str, rules: &str| {
+        format!(
+            "table ip netpolc {{\n\tset podif {{\n\t\ttype ifname\n\t}}\n\tset local {{\n\t\ttype ipv4_addr\n\t\t\
+             elements = {{ 10.0.0.1 }}\n\t}}\n\tset podaddr {{\n\t\ttype ifname . ipv4_addr\n{fill}\t}}\n\
+             \tchain forward {{\n\t\ttype filter hook forward priority -10; policy accept;\n{rules}\t}}\n}}\n"
+        )
+    };
+    let unbound = "\t\tiifname . ip saddr != @podaddr drop\n";
+    let empty = parse(&table("", unbound));
+    let full = parse(&table("\t\telements = { \"veth1\" . 10.0.0.1 }\n", unbound));
+    nft::check(&empty).unwrap();
+    assert_eq!(nft::digest(&empty), nft::digest(&full));
+    assert_ne!(nft::digest(&empty), nft::digest(&parse(&table("", ""))));
+    for rules in ["iifname . ip daddr != @podaddr drop", "iifname . ip saddr != @local drop"] {
+        assert!(nft::parse(&table("", &format!("\t\t{rules}\n"))).is_err(), "{rules}");
+    }
+    let other = parse(&table("", "\t\tiifname . ip saddr @podaddr drop\n"));
+    assert!(nft::check(&other).is_err());
+
+    use netpolc_bundle::nft::run::{Bases, Packet, passes};
+    let rules = parse(&table("", unbound));
+    let judged = |packet: Packet| passes(&rules, &Bases::of(&rules), &packet);
+    let from = |src: &str| Packet::opening(src.parse().unwrap(), "10.0.0.9".parse().unwrap(), 17, 53);
+    assert!(judged(from("10.0.0.1")) && !judged(from("10.0.0.2")));
+    assert!(!judged(Packet { spoofed: true, ..from("10.0.0.1") }));
+    assert!(!judged(Packet { asymmetric: true, ..from("10.0.0.1") }));
+}
+
 #[test]
 fn spellings_of_matches() {
     for text in [
@@ -96,6 +127,7 @@ fn spellings_of_matches() {
     }
     assert_eq!(rule("ct state 0x1 drop").matches, [Match::CtInvalid]);
     assert_eq!(rule("fib saddr . iif oif 0 drop").matches, [Match::ReversePathFails]);
+    assert_eq!(rule("iifname . ip saddr != @podaddr drop").matches, [Match::Unbound]);
     assert_eq!(rule("meta l4proto udp drop"), rule("meta l4proto 17 drop"));
     assert_eq!(rule("tcp dport vmap @m"), rule("meta l4proto 6 th dport vmap @m"));
     check_same("meta l4proto 6 ip saddr @s th dport vmap @m", "ip saddr @s tcp dport vmap @m");

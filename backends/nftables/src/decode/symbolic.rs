@@ -301,9 +301,12 @@ impl Walk<'_> {
     ) -> Result<(), NeedsFixed> {
         let possible = match condition {
             // The loader fills this set with the interfaces of all pods.
-            Match::InSet(fields, _) if fields == &[Field::Iifname] => {
-                set.is_some() && self.case.kind == Kind::Spoofed
-            }
+            Match::InSet(fields, _) if fields == &[Field::Iifname] => match self.case.kind {
+                Kind::Spoofed => set.is_some(),
+                _ if set.is_none() => false,
+                _ => return self.bound(state, true),
+            },
+            Match::Unbound => return self.bound(state, false),
             Match::InSet(fields, _) => match set {
                 Some(set) => {
                     let members = self.members(fields, set)?;
@@ -320,6 +323,28 @@ impl Walk<'_> {
             Match::NeighbourDiscovery => self.case.kind == Kind::NeighbourDiscovery,
         };
         if !possible {
+            *state = BitSet::empty(state.len());
+        }
+        Ok(())
+    }
+
+    /// Keeps the packets that come from the interface of the pod that has their source, or all others.
+    fn bound(&self, state: &mut BitSet, keep: bool) -> Result<(), NeedsFixed> {
+        let honest = !matches!(self.case.kind, Kind::Asymmetric | Kind::Spoofed);
+        let locals = || (0..self.atoms.len()).map(|atom| (atom, self.atoms.local(atom))).collect::<BitSet>();
+        let all = match self.case.axis {
+            Axis::Src if honest => {
+                let locals = locals();
+                match keep {
+                    true => state.and_with(&locals),
+                    false => *state = state.minus(&locals),
+                }
+                return Ok(());
+            }
+            Axis::Dst if honest => self.atoms.local(self.atoms.atom(self.case.fixed.ok_or(NeedsFixed)?)),
+            Axis::Src | Axis::Dst => false,
+        };
+        if all != keep {
             *state = BitSet::empty(state.len());
         }
         Ok(())

@@ -3,7 +3,7 @@
 
 use super::{attribute, nested, text, verdict_bytes, word};
 use netpolc_bundle::nft::run::mask;
-use netpolc_bundle::nft::{Family, Field, Match, Outcome, Rule, Verdict};
+use netpolc_bundle::nft::{Family, Field, Match, Outcome, PODADDR, Rule, UNBOUND, Verdict};
 
 /// The registers have 16 words.
 const WORDS: u32 = 16;
@@ -16,6 +16,9 @@ const TRANSPORT: u32 = 2;
 const META_IIFNAME: u32 = 6;
 const META_L4PROTO: u32 = 16;
 const CT_STATE: u32 = 0;
+
+/// `NFT_LOOKUP_F_INV`.
+const LOOKUP_INVERTED: u32 = 1;
 
 /// `NFT_CMP_EQ`, `NFT_CMP_NEQ`.
 const EQUAL: u32 = 0;
@@ -66,6 +69,12 @@ fn condition_of(family: Family, condition: &Match) -> Option<Expressions> {
             out.push(lookup(set, &[]));
             out
         }
+        Match::Unbound => {
+            let mut out = load(family, &UNBOUND)?;
+            // `NFTA_LOOKUP_FLAGS`: true for what is not in the set.
+            out.push(lookup(PODADDR, &[word(5, LOOKUP_INVERTED)]));
+            out
+        }
         Match::L4Proto(number) => vec![meta(META_L4PROTO, 1), compare(EQUAL, &[*number])],
         Match::NotEstablished => {
             vec![state(), bits(&ESTABLISHED_OR_RELATED.to_ne_bytes(), 1), compare(EQUAL, &[0; 4])]
@@ -85,7 +94,7 @@ fn condition_of(family: Family, condition: &Match) -> Option<Expressions> {
                 compare(EQUAL, &[0; 4]),
             ]
         }
-        // It takes a set without a name. The one rule with it stands in a chain that is the same in all versions.
+        // It takes a set without a name. The rules with it stand in chains that are the same in all versions.
         Match::NeighbourDiscovery => return None,
     })
 }

@@ -1,6 +1,6 @@
 //! Two rulesets, object by object.
 
-use netpolc_bundle::nft::{MARKER_PREFIX, PODIF, Ruleset, Table};
+use netpolc_bundle::nft::{MARKER_PREFIX, Ruleset, Table, is_filled};
 
 /// What the kernel has otherwise than the bundle, one line for each object, sorted. Comments, the order of declarations
 /// and the interfaces of pods do not count. The markers do: their name is the version.
@@ -40,7 +40,7 @@ fn compare(wanted: &Table, seen: &Table, report: &mut dyn FnMut(String)) {
             Some(seen) if (&seen.key, seen.map, seen.interval) != (&set.key, set.map, set.interval) => {
                 report(format!("set {name}: another type"));
             }
-            Some(seen) if name != PODIF && seen.elements != set.elements => {
+            Some(seen) if !is_filled(name) && seen.elements != set.elements => {
                 let counts = (seen.elements.len(), set.elements.len());
                 report(format!("set {name}: other elements ({} instead of {})", counts.0, counts.1));
             }

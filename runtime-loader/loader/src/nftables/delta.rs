@@ -6,10 +6,11 @@
 //! as it would have been without the switch.
 
 use crate::batch::Batch;
+use crate::nftables::filled::{Behind, filling};
 use netpolc_bundle::nft::{
-    Edit, Elements, Family, Key, MARKER_PREFIX, PODIF, Ruleset, Set, TABLE, Table, Verdict,
+    Edit, Elements, FILLED, Family, Key, MARKER_PREFIX, Ruleset, Set, TABLE, Table, Verdict, is_filled,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// The transaction that leads from what is there to the goal. `None` if it takes more than this module can say; then nft
 /// has to read the script.
@@ -24,17 +25,17 @@ pub fn switch(there: &Ruleset, goal: &Ruleset) -> Option<Batch> {
     batch.fits().then_some(batch)
 }
 
-/// The interfaces of pods that come. Those that are gone are taken out at the next look.
+/// The interfaces of pods that come, and their addresses. `known` are those that are in the sets already. What is gone is
+/// taken out at the next look.
 #[must_use]
-pub fn interfaces(batch: &mut Batch, goal: &Ruleset, new: &BTreeSet<&String>) -> Option<()> {
+pub fn interfaces(batch: &mut Batch, goal: &Ruleset, known: &Behind, behind: &Behind) -> Option<()> {
     for (family, table) in &goal.tables {
-        if !table.sets.contains_key(PODIF) {
-            continue;
-        }
-        for name in new {
-            let key = vec![Key::Ifname((*name).clone())];
-            let edit = Edit { family: *family, set: PODIF.to_owned(), key, verdict: None, comes: true };
-            batch.ensure(TABLE, &edit)?;
+        for set in FILLED.into_iter().filter(|set| table.sets.contains_key(*set)) {
+            let known = filling(set, *family, known);
+            for key in filling(set, *family, behind).difference(&known).cloned() {
+                let edit = Edit { family: *family, set: set.to_owned(), key, verdict: None, comes: true };
+                batch.ensure(TABLE, &edit)?;
+            }
         }
     }
     Some(())
@@ -52,7 +53,7 @@ fn table(batch: &mut Batch, family: Family, there: &Table, goal: &Table) -> Opti
             Some(seen) if (&seen.key, seen.map, seen.interval) != (&set.key, set.map, set.interval) => {
                 return None;
             }
-            Some(seen) if name == PODIF || seen.elements == set.elements => {}
+            Some(seen) if is_filled(name) || seen.elements == set.elements => {}
             Some(_) if set.interval => return None,
             Some(seen) => edits.extend(differences(family, name, seen, set)),
         }

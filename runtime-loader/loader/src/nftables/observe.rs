@@ -76,11 +76,16 @@ impl View {
         View { text, table, names }
     }
 
+    /// The elements of a set that the loader fills; `None` if there is no such set or it is not known.
+    pub fn filling(&self, set: &str) -> Option<BTreeSet<Vec<Key>>> {
+        let set = self.table.as_ref().ok()?.sets.get(set)?;
+        let Elements::General(elements) = &set.elements else { return None };
+        Some(elements.keys().cloned().collect())
+    }
+
     /// The interfaces in the set of pods' interfaces; `None` if there is no such set or it is not known.
     pub fn interfaces(&self) -> Option<BTreeSet<String>> {
-        let set = self.table.as_ref().ok()?.sets.get(PODIF)?;
-        let Elements::General(elements) = &set.elements else { return None };
-        let names = elements.keys().filter_map(|key| match key.as_slice() {
+        let names = self.filling(PODIF)?.into_iter().filter_map(|key| match key.as_slice() {
             [Key::Ifname(name)] => Some(name.clone()),
             _ => None,
         });

@@ -16,9 +16,9 @@
 //! then follows old rules while the old maps are empty already, so it may be judged as if nobody isolated its pod: under
 //! full load about one new connection in a hundred thousand got through. That is why only tampered tables are mended so.
 
+use super::filled::{Behind, filling, text};
 use super::observe::{Names, Observed, View};
-use netpolc_bundle::nft::{Family, MARKER_PREFIX, PODIF, Ruleset, TABLE, Table};
-use std::collections::BTreeSet;
+use netpolc_bundle::nft::{FILLED, Family, MARKER_PREFIX, Ruleset, TABLE, Table, is_filled};
 use std::fmt::Write as _;
 
 /// What is wanted.
@@ -27,7 +27,7 @@ use std::fmt::Write as _;
 pub struct Goal<'a> {
     pub script: &'a str,
     pub ruleset: &'a Ruleset,
-    pub interfaces: &'a BTreeSet<String>,
+    pub interfaces: &'a Behind,
 }
 
 /// Appends a line. Writing into a string cannot fail.
@@ -65,7 +65,7 @@ fn flush_changed(text: &mut String, family: Family, table: &Table, view: &View) 
     for (name, set) in &table.sets {
         let there = view.names.sets.contains(name) || view.names.maps.contains(name);
         let seen = view.table.as_ref().ok().and_then(|table| table.sets.get(name));
-        let same = seen.is_some_and(|seen| name == PODIF || seen.elements == set.elements);
+        let same = seen.is_some_and(|seen| is_filled(name) || seen.elements == set.elements);
         if there && !same {
             line!(text, "flush {} {family} {TABLE} {name}", if set.map { "map" } else { "set" });
         }
@@ -74,22 +74,20 @@ fn flush_changed(text: &mut String, family: Family, table: &Table, view: &View) 
 
 /// What brings the sets of pods' interfaces from what is seen to the goal; empty if they are as they should be.
 pub fn interfaces(goal: &Goal<'_>, seen: &Observed) -> String {
-    let mut text = String::new();
+    let mut script = String::new();
     for (family, table) in &goal.ruleset.tables {
-        if !table.sets.contains_key(PODIF) {
-            continue;
-        }
-        let old = seen.tables.get(family).and_then(View::interfaces).unwrap_or_default();
-        let stale: Vec<&String> = old.difference(goal.interfaces).collect();
-        let missing: Vec<&String> = goal.interfaces.difference(&old).collect();
-        for (verb, names) in [("delete", stale), ("add", missing)] {
-            if !names.is_empty() {
-                let names: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
-                line!(text, "{verb} element {family} {TABLE} {PODIF} {{ {} }}", names.join(", "));
+        for set in FILLED.into_iter().filter(|set| table.sets.contains_key(*set)) {
+            let old = seen.tables.get(family).and_then(|view| view.filling(set)).unwrap_or_default();
+            let new = filling(set, *family, goal.interfaces);
+            for (verb, keys) in [("delete", old.difference(&new)), ("add", new.difference(&old))] {
+                let keys: Vec<String> = keys.map(|key| text(*family, key)).collect();
+                if !keys.is_empty() {
+                    line!(script, "{verb} element {family} {TABLE} {set} {{ {} }}", keys.join(", "));
+                }
             }
         }
     }
-    text
+    script
 }
 
 /// Whether something of a name that the script uses is in the way: of another type, or no longer what it was made as.

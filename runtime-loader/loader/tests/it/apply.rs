@@ -162,6 +162,48 @@ fn interfaces_follow_the_routes_of_local_pods() {
 }
 
 #[test]
+fn addresses_behind_interfaces_follow_the_routes_of_local_pods() {
+    let netns = Netns::new();
+    let rule = "iifname . ip saddr != @podaddr jump spoof_aaab";
+    let set = "\tset podaddr {\n\t\ttype ifname . ipv4_addr\n\t}\n\tset podif";
+    let bound = |script: String| {
+        script.replacen("\tset podif", set, 1).replacen(
+            "fib saddr . iif oif missing jump spoof_aaab",
+            rule,
+            1,
+        )
+    };
+    let pods: &[(&str, &[&str])] = &[("shop/db", &["10.0.0.1", "fd00::1"]), ("shop/web", &["10.0.0.2"])];
+    let there =
+        |netns: &Netns| netns.sh("nft list set ip netpolc podaddr").split_whitespace().collect::<String>();
+    let dir = bundle_with(&bound(a()), pods);
+    netns.apply(&dir, "applied");
+    assert!(!there(&netns).contains("elements"));
+    for (name, addr) in [("veth-db", "10.0.0.1"), ("veth-web", "10.0.0.2")] {
+        netns.sh(&format!("ip link add {name} type veth peer name p-{name} && ip link set {name} up"));
+        netns.sh(&format!("ip link set p-{name} up && ip route add {addr}/32 dev {name}"));
+    }
+    netns.apply(&dir, "interfaces of pods updated");
+    let both = there(&netns);
+    assert!(both.contains("\"veth-db\".10.0.0.1") && both.contains("\"veth-web\".10.0.0.2"), "{both}");
+    assert_eq!(both.matches("veth").count(), 2, "{both}");
+    netns.apply(&dir, "unchanged");
+    // An address more behind an interface is drift, and is mended.
+    netns.sh("nft add element ip netpolc podaddr '{ \"veth-db\" . 10.0.0.2 }'");
+    let text = netns.load(&["status", "--bundle", dir.path()], 1);
+    assert!(text.contains("other interfaces"), "{text}");
+    netns.apply(&dir, "interfaces of pods updated");
+    assert_eq!(there(&netns), both);
+    // A bridge is shared by the pods that are behind it, and by no other.
+    netns.sh("ip link del veth-web; ip link add cni0 type bridge && ip link set cni0 up");
+    netns.sh("ip addr add 10.0.0.254/24 dev cni0");
+    netns.apply(&bundle_with(&bound(b()), pods), "applied");
+    let bridge = there(&netns);
+    assert!(bridge.contains("\"veth-db\".10.0.0.1") && bridge.contains("\"cni0\".10.0.0.2"), "{bridge}");
+    assert!(!bridge.contains("\"cni0\".10.0.0.1") && !bridge.contains("veth-web"), "{bridge}");
+}
+
+#[test]
 fn large_sets() {
     let netns = Netns::new();
     let list: Vec<String> =
