@@ -1,6 +1,7 @@
 //! Objects -> the proven bundle of one node, by the same way as `netpolc build`.
 
 use crate::alike::Alike;
+use crate::log;
 use crate::relevant::Slice;
 use netpolc_bundle::{Backend, Bundle};
 use netpolc_frontend::model::resolve;
@@ -9,11 +10,21 @@ use netpolc_frontend::source::Sources;
 use netpolc_ir::text;
 use netpolc_node::{BuildError, Labels, NodeBuilder, compile as common};
 
+/// Which of several backends a bundle has artifacts for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// All.
+    All,
+    /// The first that can express the policies.
+    First,
+}
+
 /// Compiles, and remembers what the last bundle was made of. Most events of a cluster are about pods that no rule of the
 /// node depends on: they lead to the same slice, and the same slice to the same bundle.
 #[derive(Debug, Default)]
 pub struct Compiler {
-    last: Option<Objects>,
+    /// Of what, and for which backends.
+    last: Option<(Objects, Vec<Backend>)>,
     /// Which pods the rules cannot tell apart that are in force.
     pub alike: Alike,
 }
@@ -27,18 +38,41 @@ impl Compiler {
         &mut self,
         slice: Slice,
         node: &str,
-        backends: &[Backend],
+        (which, backends): (Which, &[Backend]),
     ) -> Result<Option<Bundle>, BuildError> {
         let Slice { objects, sources, alike } = slice;
         // The names of the sources follow from the objects.
-        if self.last.as_ref().is_some_and(|last| *last == objects) {
+        if self.last.as_ref().is_some_and(|(last, of)| *last == objects && of == backends) {
             self.alike = alike;
             return Ok(None);
         }
-        let bundle = compile(objects.clone(), &sources, node, backends)?;
-        (self.last, self.alike) = (Some(objects), alike);
+        let bundle = match which {
+            Which::All => compile(objects.clone(), &sources, node, backends)?,
+            Which::First => compile_for_first(&objects, &sources, node, backends)?,
+        };
+        (self.last, self.alike) = (Some((objects, backends.to_vec())), alike);
         Ok(Some(bundle))
     }
+}
+
+/// As [`compile`], for the first of the backends that can express the policies; and why those before it could not.
+fn compile_for_first(
+    objects: &Objects,
+    sources: &Sources,
+    node: &str,
+    backends: &[Backend],
+) -> Result<Bundle, BuildError> {
+    let mut refused = BuildError::Bug("there is no backend to compile for".to_owned());
+    for backend in backends {
+        match compile(objects.clone(), sources, node, &[*backend]) {
+            Err(error @ BuildError::Unsupported(..)) => {
+                log::warn("a backend cannot express the policies", &[("error", &error)]);
+                refused = error;
+            }
+            result => return result,
+        }
+    }
+    Err(refused)
 }
 
 /// Compiles for one node what its rules depend on.

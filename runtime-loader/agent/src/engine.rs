@@ -83,7 +83,7 @@ impl InForce {
 pub struct Engine {
     node: String,
     cni: Cni,
-    backends: Vec<Backend>,
+    backends: Option<Vec<Backend>>,
     add_timeout: Duration,
     store: Store,
     metrics: Arc<Metrics>,
@@ -130,7 +130,7 @@ impl Engine {
             generation: 0,
             dirty: None,
             job: None,
-            link: Some(Link::new(&options.loader_socket)),
+            link: Some(Link::new(&options.loader_socket, options.backends.is_none())),
             compiler: Compiler::default(),
             retry: None,
             pause: Instant::now(),

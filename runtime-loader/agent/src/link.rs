@@ -1,8 +1,10 @@
 //! The way to the loader: one connection, kept and made anew when it breaks.
 
+use crate::log;
 use netpolc_bundle::rebind::Rebind;
 use netpolc_bundle::wire::{self, FromLoader, Network, ToLoader};
 use netpolc_bundle::{Artifact, BINDINGS, Backend, Bundle, Version};
+use serde_json::Value;
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -30,6 +32,12 @@ pub enum LinkError {
         /// Its answer.
         message: String,
     },
+    /// It can use no backend.
+    #[error("the loader can use no backend: {0}")]
+    NoBackend(String),
+    /// Another loader than before takes other backends.
+    #[error("the loader takes other backends now")]
+    Other,
 }
 
 /// The connection and what the loader at its other end has done.
@@ -48,11 +56,17 @@ pub struct Link {
     /// What that is of.
     artifact: Option<Artifact>,
     network: Option<Network>,
+    /// Whether to compile for what the loader takes.
+    auto: bool,
+    /// What the loader said last that it takes, the best first.
+    usable: Vec<Backend>,
+    /// Whether the loader at the other end of this connection said so.
+    asked: bool,
 }
 
 impl Link {
     /// Not connected yet.
-    pub fn new(path: &Path) -> Link {
+    pub fn new(path: &Path, auto: bool) -> Link {
         Link {
             path: path.to_owned(),
             stream: None,
@@ -62,7 +76,55 @@ impl Link {
             rebound: false,
             artifact: None,
             network: None,
+            auto,
+            usable: Vec::new(),
+            asked: false,
         }
+    }
+
+    /// The backends that the loader takes, the best first: it is asked once in each connection. While it cannot be reached,
+    /// what was said last.
+    ///
+    /// # Errors
+    /// If that is not known, or if it takes none.
+    pub fn choice(&mut self) -> Result<Vec<Backend>, LinkError> {
+        if let Some(stream) = &self.stream
+            && !is_quiet(stream)
+        {
+            self.disconnect();
+        }
+        match self.ask_choice() {
+            Err(LinkError::Unreachable { .. }) if !self.usable.is_empty() => {}
+            result => result?,
+        }
+        Ok(self.usable.clone())
+    }
+
+    fn ask_choice(&mut self) -> Result<(), LinkError> {
+        if self.asked {
+            return Ok(());
+        }
+        let what = "to say what it takes";
+        let status = match self.exchange(|stream| wire::send(stream, &ToLoader::Status)) {
+            Ok(FromLoader::Status(status)) => status,
+            Ok(FromLoader::Failed { message }) => return Err(LinkError::Refused { what, message }),
+            Ok(FromLoader::Done { .. }) => Value::Null,
+            Err(source) => {
+                self.disconnect();
+                return Err(LinkError::Unreachable { path: self.path.display().to_string(), source });
+            }
+        };
+        let (usable, reasons) = backends(&status);
+        if usable.is_empty() {
+            return Err(LinkError::NoBackend(reasons));
+        }
+        self.asked = true;
+        if usable != self.usable {
+            let names: Vec<String> = usable.iter().map(ToString::to_string).collect();
+            log::info("the loader takes", &[("backends", &names.join(",")), ("why", &reasons)]);
+            self.usable = usable;
+        }
+        Ok(())
     }
 
     /// The loader's socket.
@@ -146,9 +208,19 @@ impl Link {
         if in_force {
             return Ok(false);
         }
+        // Another loader may be there than the bundle was made for.
+        if self.auto && self.bundle.is_some() {
+            let before = self.usable.clone();
+            self.ask_choice()?;
+            if before != self.usable {
+                return Err(LinkError::Other);
+            }
+        }
         let Some(bundle) = self.bundle.take() else { return Ok(false) };
         let answer = self.ask("the bundle", |stream| wire::send_bundle(stream, &bundle));
         self.bundle = Some(bundle);
+        // It may take another one, now that it refuses this.
+        self.asked &= answer.is_ok();
         self.version = answer?;
         self.in_force = true;
         Ok(true)
@@ -158,6 +230,7 @@ impl Link {
         self.stream = None;
         self.in_force = false;
         self.network = None;
+        self.asked = false;
     }
 
     fn ask(
@@ -189,6 +262,18 @@ impl Link {
         send(stream)?;
         wire::receive(stream)?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
+}
+
+/// What a loader's status says that it takes, and why nothing else. One that does not say so is older than the question, and
+/// takes nftables wherever an agent of its time did its work.
+fn backends(status: &Value) -> (Vec<Backend>, String) {
+    let said = |field: &str| status["daemon"]["backends"][field].as_array();
+    let Some(usable) = said("usable") else {
+        return (vec![Backend::Nftables], "the loader does not say what it takes".to_owned());
+    };
+    let named = |name: &Value| Backend::ALL.into_iter().find(|b| name.as_str() == Some(&b.to_string()));
+    let reasons: Vec<&str> = said("reasons").into_iter().flatten().filter_map(Value::as_str).collect();
+    (usable.iter().filter_map(named).collect(), reasons.join("; "))
 }
 
 /// Whether two bundles would do the same on their node. They may still name other policies as the reason.

@@ -35,8 +35,9 @@ pub struct Cli {
     /// Who makes the pods' network.
     #[arg(long, value_enum, default_value = "chain")]
     cni: Cni,
-    /// What to compile for; the loader takes the best that its kernel has of these.
-    #[arg(long, value_enum, value_name = "BACKENDS", value_delimiter = ',', default_value = "nftables")]
+    /// What to compile for: what the loader says that it takes (`auto`), or these, of which it takes the best that its
+    /// kernel has.
+    #[arg(long, value_enum, value_name = "BACKENDS", value_delimiter = ',', default_value = "auto")]
     backend: Vec<BackendName>,
     /// Take policies from these files and directories instead of from the API server: those that were reviewed, say.
     /// Namespaces, nodes and pods are watched as ever. May be given several times.
@@ -70,6 +71,7 @@ pub(crate) enum Command {
 /// A backend as it is written on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum BackendName {
+    Auto,
     Ebpf,
     Nftables,
     Iptables,
@@ -96,7 +98,8 @@ pub struct Options {
     pub socket: PathBuf,
     pub state: PathBuf,
     pub cni: Cni,
-    pub backends: Vec<Backend>,
+    /// `None` is what the loader takes.
+    pub backends: Option<Vec<Backend>>,
     pub policies: Vec<PathBuf>,
     pub metrics_listen: Option<SocketAddr>,
     pub add_timeout: Duration,
@@ -120,6 +123,7 @@ impl Cli {
                 Some(address)
             }
         };
+        let backends = listed(&self.backend)?;
         Ok(Options {
             node,
             kubeconfig: self.kubeconfig,
@@ -127,7 +131,7 @@ impl Cli {
             socket: self.socket,
             state: self.state,
             cni: self.cni,
-            backends: self.backend.into_iter().map(Backend::from).collect(),
+            backends,
             policies: self.policies,
             metrics_listen,
             add_timeout: Duration::from_secs(self.add_timeout),
@@ -135,14 +139,18 @@ impl Cli {
     }
 }
 
-impl From<BackendName> for Backend {
-    fn from(name: BackendName) -> Backend {
-        match name {
-            BackendName::Ebpf => Backend::Ebpf,
-            BackendName::Nftables => Backend::Nftables,
-            BackendName::Iptables => Backend::Iptables,
-        }
+/// The backends that are listed; `None` for `auto`, which stands alone.
+fn listed(names: &[BackendName]) -> Result<Option<Vec<Backend>>, Error> {
+    if names == [BackendName::Auto] {
+        return Ok(None);
     }
+    let backend = |name: &BackendName| match name {
+        BackendName::Auto => Err(Error::Usage("--backend: `auto` stands alone".to_owned())),
+        BackendName::Ebpf => Ok(Backend::Ebpf),
+        BackendName::Nftables => Ok(Backend::Nftables),
+        BackendName::Iptables => Ok(Backend::Iptables),
+    };
+    names.iter().map(backend).collect::<Result<_, _>>().map(Some)
 }
 
 /// As the kubelet names its node unless told otherwise: the host's name in lower case.

@@ -6,6 +6,7 @@ use crate::kernel::Kernel;
 use crate::{Error, routes};
 use netpolc_bundle::nft::run::Bases;
 use netpolc_bundle::{Backend, Bundle, ReadBack, Version, ipt, nft};
+use serde::Serialize;
 use std::fmt;
 use std::path::Path;
 
@@ -116,7 +117,7 @@ fn choose(
         if !there.contains(&backend) {
             return Err(Error::Refused(format!("it has no artifacts for {backend}")));
         }
-        return match dataplane::of(backend).missing(kernel, goal) {
+        return match dataplane::of(backend).missing(kernel, Some(goal)) {
             None => Ok(backend),
             Some(reason) => Err(Error::Unusable { backend, reason }),
         };
@@ -125,7 +126,7 @@ fn choose(
     for dataplane in dataplane::ALL {
         let backend = dataplane.backend();
         let reason = match there.contains(&backend) {
-            true => dataplane.missing(kernel, goal),
+            true => dataplane.missing(kernel, Some(goal)),
             false => Some("the bundle has no artifacts for it".to_owned()),
         };
         match reason {
@@ -137,6 +138,31 @@ fn choose(
         }
     }
     Err(Error::NoBackend(reasons.join("; ")))
+}
+
+/// What bundles could be enforced by here: the backends, the best one first, and why not the others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Choice {
+    /// Their names.
+    pub usable: Vec<String>,
+    /// Why not the others, as far as they were to be considered.
+    pub reasons: Vec<String>,
+}
+
+/// Looks which backends this kernel has, of all or of the one that is wanted.
+pub fn choice(kernel: &mut dyn Kernel, wanted: Option<Backend>) -> Choice {
+    let mut choice = Choice { usable: Vec::new(), reasons: Vec::new() };
+    for dataplane in dataplane::ALL {
+        let backend = dataplane.backend();
+        if wanted.is_some_and(|wanted| wanted != backend) {
+            continue;
+        }
+        match dataplane.missing(kernel, None) {
+            None => choice.usable.push(backend.to_string()),
+            Some(reason) => choice.reasons.push(format!("not {backend}: {reason}")),
+        }
+    }
+    choice
 }
 
 /// After a change of backend: the rules of the earlier one go. What cannot be taken out still drops what it dropped.

@@ -85,8 +85,8 @@ pub trait Dataplane {
     /// Which it is.
     fn backend(&self) -> Backend;
 
-    /// Why this kernel cannot enforce a bundle so; `None` if it can.
-    fn missing(&self, kernel: &mut dyn Kernel, goal: &Goal<'_>) -> Option<String>;
+    /// Why this kernel cannot enforce a bundle so, or without a goal any bundle; `None` if it can.
+    fn missing(&self, kernel: &mut dyn Kernel, goal: Option<&Goal<'_>>) -> Option<String>;
 
     /// Makes the kernel enforce the goal, in one step. The answer is the version in force and how it came about.
     ///

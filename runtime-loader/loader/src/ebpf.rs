@@ -39,7 +39,7 @@ impl Dataplane for Ebpf {
         Backend::Ebpf
     }
 
-    fn missing(&self, kernel: &mut dyn Kernel, _: &Goal<'_>) -> Option<String> {
+    fn missing(&self, kernel: &mut dyn Kernel, _: Option<&Goal<'_>>) -> Option<String> {
         if let Err(error) = sys::probe() {
             return Some(format!("the kernel takes no programs of type netfilter (Linux 6.4): {error}"));
         }

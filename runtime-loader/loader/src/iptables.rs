@@ -40,7 +40,7 @@ impl Dataplane for Iptables {
     }
 
     /// Looks for programs only; what the kernel has is tried when it comes to it.
-    fn missing(&self, kernel: &mut dyn Kernel, goal: &Goal<'_>) -> Option<String> {
+    fn missing(&self, kernel: &mut dyn Kernel, goal: Option<&Goal<'_>>) -> Option<String> {
         let tools: Vec<Tools> =
             Variant::ALL.into_iter().filter_map(|variant| Tools::find(kernel, variant)).collect();
         if tools.is_empty() {
@@ -49,6 +49,8 @@ impl Dataplane for Iptables {
         if variant::has_ipv6(kernel) && !tools.iter().any(|tools| kernel.has(&tools.restore(Family::V6))) {
             return Some("ip6tables is not installed, and this network namespace has IPv6".to_owned());
         }
+        // Only a bundle can need sets.
+        let goal = goal?;
         let needs_sets = goal.read.iptables.as_ref().is_some_and(|ruleset| !ruleset.sets.is_empty());
         let without_sets = needs_sets && goal.read.iptables_plain.is_none() && !kernel.has("ipset");
         without_sets.then(|| "ipset is not installed, and the bundle has no rules without sets".to_owned())

@@ -27,7 +27,7 @@ impl Dataplane for Nftables {
         Backend::Nftables
     }
 
-    fn missing(&self, kernel: &mut dyn Kernel, _: &crate::dataplane::Goal<'_>) -> Option<String> {
+    fn missing(&self, kernel: &mut dyn Kernel, _: Option<&crate::dataplane::Goal<'_>>) -> Option<String> {
         (!kernel.has("nft")).then(|| "nft is not installed".to_owned())
     }
 

@@ -3,7 +3,6 @@
 use crate::lan::{Lan, OUTSIDE, addrs};
 use crate::netns::Netns;
 use crate::server::Server;
-use netpolc_bundle::Backend;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -24,7 +23,8 @@ pub(crate) struct Node {
     pub(crate) name: String,
     pub(crate) number: u8,
     pub(crate) netns: Netns,
-    backend: Backend,
+    /// The loader's flag, and the agent's.
+    backends: (String, String),
     programs: PathBuf,
     dir: PathBuf,
     kubeconfig: PathBuf,
@@ -43,7 +43,7 @@ impl Node {
         dir: &Path,
         programs: &Path,
         kubeconfig: &Path,
-        backend: Backend,
+        backends: (&str, &str),
     ) -> Node {
         let name = format!("n{number}");
         let (netns, dir) = (Netns::new(), dir.join(&name));
@@ -62,7 +62,7 @@ impl Node {
             name,
             number,
             netns,
-            backend,
+            backends: (backends.0.to_owned(), backends.1.to_owned()),
             programs: programs.to_owned(),
             dir,
             kubeconfig: kubeconfig.to_owned(),
@@ -100,7 +100,7 @@ impl Node {
     pub(crate) fn start_loader(&mut self) {
         let mut command = self.netns.command(&self.program("netpol-loader"));
         command.args(["run", "--cni=ptp", "--interval=0.5", "--socket-group", NOBODY]);
-        command.arg(format!("--backend={}", self.backend));
+        command.arg(format!("--backend={}", self.backends.0));
         for (flag, name) in [
             ("socket", "run/loader.sock"),
             ("agent-socket", "run/agent.sock"),
@@ -120,7 +120,7 @@ impl Node {
         command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", "--bounding-set=-all"]);
         command.args(["--inh-caps=-all", "--no-new-privs"]).arg(self.program("netpol-agent"));
         command.args(["--cni=ptp", "--metrics-listen=off", "--node", &self.name, "--kubeconfig"]);
-        command.arg(&self.kubeconfig).arg(format!("--backend={}", self.backend));
+        command.arg(&self.kubeconfig).arg(format!("--backend={}", self.backends.1));
         command.env_remove("KUBERNETES_SERVICE_HOST");
         for (flag, name) in [
             ("loader-socket", "run/loader.sock"),
@@ -130,6 +130,11 @@ impl Node {
             command.arg(format!("--{flag}={}", self.path(name)));
         }
         self.agent = Some(command.stdin(Stdio::null()).stderr(self.log("agent.log")).spawn().unwrap());
+    }
+
+    /// Starts the loader with another flag from now on.
+    pub(crate) fn set_loader_backend(&mut self, backend: &str) {
+        self.backends.0 = backend.to_owned();
     }
 
     pub(crate) fn kill_loader(&mut self) {

@@ -54,6 +54,12 @@ pub(crate) struct Question {
 impl Cluster {
     /// Nodes `n1`, `n2` and so on, with namespaces `shop` and `other`, all daemons running, and no pod.
     pub(crate) fn new(nodes: u8, backend: Backend) -> Cluster {
+        let backend = backend.to_string();
+        Cluster::with(nodes, &backend, &backend)
+    }
+
+    /// With these flags of the loaders and of the agents.
+    pub(crate) fn with(nodes: u8, loaders: &str, agents: &str) -> Cluster {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let installed = dir.path().join("programs");
@@ -66,7 +72,7 @@ impl Cluster {
         for (name, team) in [("shop", "blue"), ("other", "red")] {
             api.apply(objects::namespace(name, team));
         }
-        let new = |number| Node::new(&lan, number, dir.path(), &installed, &kubeconfig, backend);
+        let new = |number| Node::new(&lan, number, dir.path(), &installed, &kubeconfig, (loaders, agents));
         let mut nodes: Vec<Node> = (1..=nodes).map(new).collect();
         for node in &mut nodes {
             api.apply(objects::node(node.number));

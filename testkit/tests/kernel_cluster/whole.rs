@@ -1,12 +1,13 @@
 //! Who reaches whom while policies, labels and pods change, asked with real connections from everywhere to everywhere. The
 //! expected answers are worked out by hand.
 
-use crate::rig::{Cluster, Question};
+use crate::rig::{Cluster, PATIENCE, Question};
 use crate::server::{PORTS, Port};
 use crate::services::{self, Mode};
 use crate::{lan, objects};
 use netpolc_bundle::Backend;
 use serde_json::json;
+use std::time::{Duration, Instant};
 
 /// The pod's node is where processes of its own may always reach it.
 fn node_of(pod: &str) -> Option<&'static str> {
@@ -161,4 +162,48 @@ fn with_iptables() {
 #[test]
 fn with_ebpf() {
     check(Backend::Ebpf);
+}
+
+/// The backend that enforces on a node, as its loader's `status` says.
+fn enforced_by(cluster: &Cluster, backend: &str) {
+    let end = Instant::now() + PATIENCE;
+    for node in &cluster.nodes {
+        while !node.loader(&["status", "--format=json"]).contains(&format!("\"backend\": \"{backend}\"")) {
+            assert!(Instant::now() < end, "{backend} does not enforce\n{}", cluster.logs());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+/// Agents compile for what their loaders take, also when other loaders take their place.
+#[test]
+fn with_what_the_loader_takes() {
+    let mut cluster = Cluster::with(2, "auto", "auto");
+    cluster.start("shop/db", &json!({ "app": "db" }), 0);
+    cluster.start("shop/backend", &json!({ "app": "backend" }), 0);
+    cluster.start("shop/frontend", &json!({ "app": "frontend" }), 1);
+    cluster.agrees("no policy", &cluster.questions(&PORTS, &everything));
+    cluster.api.apply(objects::policy(
+        "db",
+        "db",
+        &json!({ "ingress": [{ "from": [{ "podSelector": { "matchLabels": { "app": "backend" } } }],
+            "ports": [{ "protocol": "TCP", "port": "web" }] }] }),
+    ));
+    cluster.agrees("the best backend", &cluster.questions(&PORTS, &first));
+    enforced_by(&cluster, "ebpf");
+    for backend in ["nftables", "auto"] {
+        for node in &mut cluster.nodes {
+            node.kill_loader();
+            node.set_loader_backend(backend);
+            node.start_loader();
+        }
+        enforced_by(&cluster, if backend == "auto" { "ebpf" } else { backend });
+        cluster.agrees(backend, &cluster.questions(&PORTS, &first));
+    }
+    // The control: without rules everything passes.
+    for node in &mut cluster.nodes {
+        node.kill_loader();
+        node.loader(&["remove"]);
+    }
+    cluster.agrees("control: no rules", &cluster.questions(&PORTS, &everything));
 }

@@ -1,7 +1,7 @@
 //! What is done beside the engine: compile, and bring into force.
 
 use crate::alike::Addresses;
-use crate::compile::Compiler;
+use crate::compile::{Compiler, Which};
 use crate::link::Link;
 use crate::relevant::Slice;
 use netpolc_bundle::rebind::Rebind;
@@ -18,7 +18,8 @@ pub(super) struct Task {
     pub(super) work: Work,
     pub(super) network: Option<Network>,
     pub(super) node: String,
-    pub(super) backends: Vec<Backend>,
+    /// `None` is what the loader takes.
+    pub(super) backends: Option<Vec<Backend>>,
 }
 
 /// The three kinds of jobs.
@@ -57,13 +58,14 @@ pub(super) struct Job {
     handle: JoinHandle<Done>,
     /// To make a new link if the job dies with its own.
     path: PathBuf,
+    auto: bool,
     generation: u64,
 }
 
 impl Job {
     pub(super) fn start(link: Link, task: Task, generation: u64, seen: Option<Instant>) -> Job {
-        let path = link.path().to_owned();
-        Job { handle: spawn_blocking(move || work(link, task, generation, seen)), path, generation }
+        let (path, auto) = (link.path().to_owned(), task.backends.is_none());
+        Job { handle: spawn_blocking(move || work(link, task, generation, seen)), path, auto, generation }
     }
 }
 
@@ -75,12 +77,22 @@ fn work(mut link: Link, task: Task, generation: u64, seen: Option<Instant>) -> D
     let brought = match task.work {
         Work::Compile(slice) => {
             let started = Instant::now();
-            let bundle = compiler.bundle(*slice, &task.node, &task.backends).map_err(|e| e.to_string());
-            compiled = Some(bundle.map(|bundle| {
-                link.take(bundle);
-                started.elapsed()
-            }));
-            bring(&mut link)
+            let backends = match task.backends {
+                Some(listed) => Ok((Which::All, listed)),
+                None => link.choice().map(|usable| (Which::First, usable)).map_err(|e| e.to_string()),
+            };
+            match backends {
+                Ok((which, backends)) => {
+                    let bundle = compiler.bundle(*slice, &task.node, (which, &backends));
+                    compiled = Some(bundle.map_err(|e| e.to_string()).map(|bundle| {
+                        link.take(bundle);
+                        started.elapsed()
+                    }));
+                    bring(&mut link)
+                }
+                // Nothing could be brought into force anyway.
+                Err(error) => Err(error),
+            }
         }
         Work::Again => bring(&mut link),
         Work::Rebind(addresses, (artifact, from)) => {
@@ -103,11 +115,11 @@ fn work(mut link: Link, task: Task, generation: u64, seen: Option<Instant>) -> D
 pub(super) async fn finished(job: &mut Option<Job>) -> Done {
     let Some(running) = job else { return std::future::pending().await };
     let done = (&mut running.handle).await;
-    let (path, generation) = (running.path.clone(), running.generation);
+    let (path, auto, generation) = (running.path.clone(), running.auto, running.generation);
     *job = None;
     // A panic is a bug of ours; the last bundle is lost with it, so nothing is sent until something changes.
     done.unwrap_or_else(|error| Done {
-        link: Link::new(&path),
+        link: Link::new(&path, auto),
         compiler: Compiler::default(),
         compiled: Some(Err(error.to_string())),
         brought: Ok(false),

@@ -1,6 +1,6 @@
 use super::*;
 use crate::alike::{Addresses, Verdict};
-use crate::compile::compile;
+use crate::compile::{Which, compile};
 use netpolc_bundle::rebind::Rebind;
 use netpolc_bundle::{Artifact, Backend};
 use netpolc_frontend::model::resolve;
@@ -114,7 +114,7 @@ fn from_event_to_event_as_from_scratch() {
             _ => drop(objects.pods[i].labels.insert("unasked".into(), step.to_string())),
         }
         let backends = [Backend::Nftables];
-        match compiler.bundle(slice(&all(&objects), "n0"), "n0", &backends).unwrap() {
+        match compiler.bundle(slice(&all(&objects), "n0"), "n0", (Which::All, &backends)).unwrap() {
             Some(bundle) => held = Some(bundle),
             None => reused += 1,
         }

@@ -4,6 +4,7 @@ use crate::cluster::{self, BACKEND, DB, FRONTEND, binds, db_test, passes, pod};
 use crate::plugin::sandbox;
 use crate::rig::Rig;
 use netpolc_bundle::wire::{FromAgent, ToAgent};
+use netpolc_bundle::{Backend, Bundle};
 use netpolc_standin::Resource;
 use serde_json::json;
 use std::io::Write;
@@ -253,4 +254,45 @@ fn nonsense_on_the_socket_hurts_no_one() {
     let rss = status.lines().find(|l| l.starts_with("VmRSS")).unwrap();
     let kib: u64 = rss.split_whitespace().nth(1).unwrap().parse().unwrap();
     assert!(kib < 64 << 10, "{rss}");
+}
+
+/// Whether a bundle has artifacts for this backend alone.
+fn is_for(bundle: &Bundle, backend: Backend) -> bool {
+    bundle.manifest.backends().into_iter().eq([backend])
+}
+
+#[test]
+fn bundles_are_for_what_the_loader_takes() {
+    let mut rig = Rig::running(&[]);
+    rig.loader().wait("a bundle for a loader that does not say", |b| is_for(b, Backend::Nftables));
+    // Another loader in its place, which is asked anew.
+    rig.loader().takes(&["ebpf", "nftables"]);
+    rig.loader().hang_up();
+    rig.loader().wait("a bundle for the best", |b| is_for(b, Backend::Ebpf) && binds(b, DB));
+    rig.loader().takes(&["iptables"]);
+    rig.loader().hang_up();
+    rig.loader().wait("a bundle for the other", |b| is_for(b, Backend::Iptables) && binds(b, DB));
+    // What changes while there is none comes when there is one.
+    rig.stop_loader();
+    rig.api.delete(Resource::NetworkPolicies, "shop", "db-test");
+    rig.start_loader();
+    rig.loader().takes(&["nftables"]);
+    rig.loader().wait("the change", |b| passes(b, FRONTEND, DB));
+    // One that takes nothing gets nothing, and is asked until it does.
+    rig.loader().takes(&[]);
+    rig.loader().hang_up();
+    rig.until("the reason", || rig.log().contains("can use no backend: not said"));
+    assert_eq!(rig.metric("netpolc_agent_loader_up"), "0");
+    rig.loader().takes(&["ebpf"]);
+    rig.loader().wait("a bundle once it takes one", |b| is_for(b, Backend::Ebpf));
+    rig.until_ready();
+}
+
+#[test]
+fn backends_that_are_listed_stay() {
+    let rig = Rig::running(&["--backend=iptables,nftables"]);
+    rig.loader().takes(&["ebpf"]);
+    let bundle = rig.loader().wait("a bundle", |_| true);
+    assert_eq!(bundle.manifest.backends().len(), 2);
+    assert!(!is_for(&bundle, Backend::Ebpf));
 }

@@ -2,6 +2,7 @@
 
 use netpolc_bundle::Bundle;
 use netpolc_bundle::wire::{self, FromLoader, Network, ToLoader};
+use serde_json::json;
 use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -20,6 +21,8 @@ struct State {
     rebinds: usize,
     networks: Vec<Network>,
     hold: bool,
+    /// What its status says that it takes; nothing, as an older loader.
+    takes: Option<Vec<&'static str>>,
     refuse: bool,
     stopping: bool,
     streams: Vec<UnixStream>,
@@ -55,6 +58,16 @@ impl Loader {
     /// Lets requests wait for their answer, or answers them.
     pub(crate) fn hold(&self, hold: bool) {
         self.change(|s| s.hold = hold);
+    }
+
+    /// Says from now on that it takes these.
+    pub(crate) fn takes(&self, backends: &[&'static str]) {
+        self.change(|s| s.takes = Some(backends.to_vec()));
+    }
+
+    /// Breaks all connections.
+    pub(crate) fn hang_up(&self) {
+        self.change(|s| s.streams.drain(..).for_each(|stream| drop(stream.shutdown(Shutdown::Both))));
     }
 
     /// Answers that nothing can be done, or does it.
@@ -130,6 +143,7 @@ fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
 fn serve(mut stream: UnixStream, shared: &Shared) -> io::Result<()> {
     while let Some(request) = wire::receive::<ToLoader>(&mut stream)? {
         let mut version = None;
+        let is_question = matches!(request, ToLoader::Status);
         let mut state;
         match request {
             ToLoader::Apply { files } => {
@@ -158,6 +172,10 @@ fn serve(mut stream: UnixStream, shared: &Shared) -> io::Result<()> {
         }
         let answer = if state.refuse {
             FromLoader::Failed { message: "told to refuse".into() }
+        } else if is_question {
+            let takes = state.takes.as_ref();
+            let backends = takes.map(|usable| json!({ "usable": usable, "reasons": ["not said"] }));
+            FromLoader::Status(json!({ "daemon": { "backends": backends } }))
         } else {
             FromLoader::Done { report: "recorded".into(), version }
         };

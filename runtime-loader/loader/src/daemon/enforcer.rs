@@ -2,7 +2,7 @@
 
 use super::audit::audited;
 use super::log::{Level, log};
-use crate::apply::{self, Outcome, Report};
+use crate::apply::{self, Choice, Outcome, Report};
 use crate::batch::Committed;
 use crate::conntrack::Connection;
 use crate::cut::{Cut, Established};
@@ -76,6 +76,9 @@ pub trait Enforcer: Send {
     /// # Errors
     /// If that cannot be found out.
     fn status(&mut self) -> Result<Status, Error>;
+
+    /// What bundles could be enforced by, the best first.
+    fn choice(&mut self) -> Choice;
 
     /// Something that is the same at two moments only if nothing between them can have changed what is in force, or
     /// what should be. `None` if there is no such thing: then one has to look.
@@ -265,6 +268,10 @@ impl Enforcer for ThisKernel {
 
     fn status(&mut self) -> Result<Status, Error> {
         status::status(&mut System::new(), None)
+    }
+
+    fn choice(&mut self) -> Choice {
+        apply::choice(&mut System::new(), self.wanted)
     }
 
     fn stamp(&mut self) -> Option<Stamp> {

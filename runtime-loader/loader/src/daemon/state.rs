@@ -354,6 +354,7 @@ impl State {
     pub fn status(&self) -> Result<serde_json::Value, Error> {
         let view = self.view(Duration::ZERO);
         let status = view.status.ok_or_else(|| Error::Incomplete("the kernel cannot be looked at".into()))?;
+        let choice = self.lock().enforcer.choice();
         let mut value = serde_json::to_value(status).map_err(|error| Error::io("status", error))?;
         if let Some(fields) = value.as_object_mut() {
             let since = view.since.map(super::log::timestamp);
@@ -362,7 +363,7 @@ impl State {
                 "daemon".into(),
                 serde_json::json!({
                     "since": since, "audit": view.audit, "applies": counters.applies,
-                    "failures": counters.failures, "repairs": counters.repairs,
+                    "failures": counters.failures, "repairs": counters.repairs, "backends": choice,
                 }),
             );
         }

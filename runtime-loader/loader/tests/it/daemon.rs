@@ -419,3 +419,16 @@ fn without_cni_a_network_is_not_made() {
     let answer = daemon.ask(&ToLoader::Network(Network::default()));
     assert!(matches!(&answer, FromLoader::Done { report, .. } if report.contains("--cni=ptp")), "{answer:?}");
 }
+
+#[test]
+fn the_status_says_which_backends_it_takes() {
+    let netns = Netns::new();
+    let usable = |flag: &str| {
+        let dir = dir();
+        let daemon = Daemon::start(&netns, &dir, &[flag]);
+        let FromLoader::Status(status) = daemon.ask(&ToLoader::Status) else { panic!("no status") };
+        status["daemon"]["backends"]["usable"].clone()
+    };
+    assert_eq!(usable("--backend=nftables"), serde_json::json!(["nftables"]));
+    assert_eq!(usable("--backend=auto"), serde_json::json!(["ebpf", "nftables", "iptables"]));
+}
