@@ -104,10 +104,18 @@ impl Link {
         if self.asked {
             return Ok(());
         }
-        let what = "to say what it takes";
+        let mut asked = true;
         let status = match self.exchange(|stream| wire::send(stream, &ToLoader::Status)) {
             Ok(FromLoader::Status(status)) => status,
-            Ok(FromLoader::Failed { message }) => return Err(LinkError::Refused { what, message }),
+            // A loader that cannot look at the kernel may still bring a bundle into force, and mend it so.
+            Ok(FromLoader::Failed { message }) => {
+                log::warn("the loader cannot say what it takes", &[("error", &message)]);
+                if !self.usable.is_empty() {
+                    return Ok(());
+                }
+                asked = false;
+                Value::Null
+            }
             Ok(FromLoader::Done { .. }) => Value::Null,
             Err(source) => {
                 self.disconnect();
@@ -118,7 +126,7 @@ impl Link {
         if usable.is_empty() {
             return Err(LinkError::NoBackend(reasons));
         }
-        self.asked = true;
+        self.asked = asked;
         if usable != self.usable {
             let names: Vec<String> = usable.iter().map(ToString::to_string).collect();
             log::info("the loader takes", &[("backends", &names.join(",")), ("why", &reasons)]);

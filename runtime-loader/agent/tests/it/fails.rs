@@ -288,6 +288,25 @@ fn bundles_are_for_what_the_loader_takes() {
     rig.until_ready();
 }
 
+/// A loader that cannot look at its kernel may mend that with a bundle, so it gets one.
+#[test]
+fn a_loader_that_cannot_say_what_it_takes_gets_bundles() {
+    let mut rig = Rig::running(&[]);
+    rig.loader().takes(&["ebpf"]);
+    rig.loader().hang_up();
+    rig.loader().wait("a bundle for what it takes", |b| is_for(b, Backend::Ebpf));
+    rig.stop_loader();
+    rig.api.delete(Resource::NetworkPolicies, "shop", "db-test");
+    rig.start_loader();
+    rig.loader().blind(true);
+    rig.loader()
+        .wait("the change, for what was said last", |b| is_for(b, Backend::Ebpf) && passes(b, FRONTEND, DB));
+    rig.loader().takes(&["iptables"]);
+    rig.loader().blind(false);
+    rig.loader().hang_up();
+    rig.loader().wait("what it says now", |b| is_for(b, Backend::Iptables));
+}
+
 #[test]
 fn backends_that_are_listed_stay() {
     let rig = Rig::running(&["--backend=iptables,nftables"]);

@@ -23,6 +23,8 @@ struct State {
     hold: bool,
     /// What its status says that it takes; nothing, as an older loader.
     takes: Option<Vec<&'static str>>,
+    /// It cannot look at the kernel, so it has no status.
+    blind: bool,
     refuse: bool,
     stopping: bool,
     streams: Vec<UnixStream>,
@@ -63,6 +65,11 @@ impl Loader {
     /// Says from now on that it takes these.
     pub(crate) fn takes(&self, backends: &[&'static str]) {
         self.change(|s| s.takes = Some(backends.to_vec()));
+    }
+
+    /// Can no longer say anything of its kernel, or can again.
+    pub(crate) fn blind(&self, blind: bool) {
+        self.change(|s| s.blind = blind);
     }
 
     /// Breaks all connections.
@@ -170,7 +177,7 @@ fn serve(mut stream: UnixStream, shared: &Shared) -> io::Result<()> {
         while state.hold && !state.stopping {
             state = shared.changed.wait(state).unwrap();
         }
-        let answer = if state.refuse {
+        let answer = if state.refuse || is_question && state.blind {
             FromLoader::Failed { message: "told to refuse".into() }
         } else if is_question {
             let takes = state.takes.as_ref();
