@@ -358,7 +358,9 @@ fn spoof_chain(family: nft::Family) -> Chain {
         // On a bridge it crosses this hook, from addresses of the link.
         rules.push(rule(vec![Match::NeighbourDiscovery], Verdict::Return));
     }
-    rules.push(counted(vec![from_pod()], "source is not the pod"));
+    // Both sets may have been filled after the packet was sent here. Looked up in this order, a pod whose interface is
+    // there has its addresses there too.
+    rules.push(counted(vec![from_pod(), Match::Unbound], "source is not the pod"));
     rules.push(counted(vec![of_local(), Match::ReversePathFails], "source is another pod"));
     Chain { rules, ..Chain::default() }
 }
