@@ -108,10 +108,10 @@ pub const BPF_PODS: usize = 1 << 20;
 /// Prefixes in the map of blocks: 32 MB of kernel memory.
 pub const BPF_BLOCKS: usize = 1 << 18;
 
-/// Pairs of a profile and a column: 64 MiB of kernel memory.
+/// Pairs of a profile and a column: 96 MiB of kernel memory.
 pub const BPF_PAIRS: usize = 1 << 22;
 
-/// Distinct sets of ports that are neither empty nor full: 32 MiB of kernel memory.
+/// Distinct sets of ports that have a bitmap: 32 MiB of kernel memory.
 pub const BPF_PORT_SETS: usize = 1 << 12;
 
 /// Interfaces of local pods, for the check of spoofed sources.

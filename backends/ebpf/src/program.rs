@@ -26,7 +26,7 @@
 use crate::asm::{Assembled, Assembler, Field, Label};
 use crate::contents::Established;
 use crate::insn::{AluOp, Cond, Reg, Size};
-use crate::layout::{ALL_PORTS, BITMAP_BYTES, FIRST_BITMAP, Map, NO_PORTS, SHARED};
+use crate::layout::{ALL_PORTS, BITMAP_BYTES, FIRST_BITMAP, Map, NO_PORTS, ONE_PORT, SHARED};
 use Reg as R;
 
 /// `NF_DROP`, include/uapi/linux/netfilter.h.
@@ -138,10 +138,10 @@ fn connection(asm: &mut Assembler, established: Established, ends: &Ends, header
     asm.store(Size::B8, R::FP, PORT, R::R1);
     asm.load(Size::B1, R::R1, R::FP, SRC + TUPLE_PROTOCOL);
     let family = asm.label("family");
-    for (place, number) in [(0, 6), (2, 17), (4, 132)] {
+    for (place, number) in [(0, 6), (4, 17), (8, 132)] {
         asm.mov(R::R9, place).branch(R::R1, Cond::Eq, number, family);
     }
-    asm.mov(R::R9, 6);
+    asm.mov(R::R9, 12);
     asm.place(family);
     asm.load(Size::B2, R::R1, R::FP, SRC + TUPLE_FAMILY).mov(R::R2, 4);
     let v4 = asm.label("v4");
@@ -164,7 +164,7 @@ fn keys(asm: &mut Assembler) {
 /// Addresses from the IP header, which the kernel has made contiguous (`ip_rcv_core`, `ip6_rcv_core`).
 fn header(asm: &mut Assembler, ends: &Ends) {
     let (v4, both) = (asm.label("v4"), asm.label("both"));
-    asm.mov(R::R8, NO_ENTRY).mov(R::R9, 6);
+    asm.mov(R::R8, NO_ENTRY).mov(R::R9, 12);
     asm.load_field(Size::B8, R::R1, R::R7, Field::SkbHead);
     asm.load_field(Size::B2, R::R2, R::R7, Field::SkbNetworkHeader);
     asm.mov(R::R7, R::R1).alu(AluOp::Add, R::R7, R::R2);
@@ -254,10 +254,13 @@ fn judge(asm: &mut Assembler, ends: &Ends, row: i16, column: i16) {
     asm.load(Size::B4, R::R2, R::FP, column).alu(AluOp::Add, R::R1, R::R2).alu(AluOp::Sub, R::R1, 1);
     asm.store(Size::B4, R::FP, PAIR, R::R1).lookup(Map::Pairs, PAIR);
     asm.branch(R::R0, Cond::Eq, 0, ends.deny);
-    asm.alu(AluOp::Add, R::R0, R::R9).load(Size::B2, R::R1, R::R0, 0);
-    asm.branch(R::R1, Cond::Eq, i32::from(ALL_PORTS), done);
-    asm.branch(R::R1, Cond::Eq, i32::from(NO_PORTS), ends.deny);
-    asm.alu(AluOp::Sub, R::R1, i32::from(FIRST_BITMAP));
+    asm.alu(AluOp::Add, R::R0, R::R9).load(Size::B4, R::R1, R::R0, 0);
+    asm.branch(R::R1, Cond::Eq, ALL_PORTS as i32, done);
+    asm.branch(R::R1, Cond::Eq, NO_PORTS as i32, ends.deny);
+    asm.load(Size::B8, R::R2, R::FP, PORT).alu(AluOp::Add, R::R2, ONE_PORT as i32);
+    asm.branch(R::R1, Cond::Eq, R::R2, done);
+    asm.branch(R::R1, Cond::Gt, ONE_PORT as i32 - 1, ends.deny);
+    asm.alu(AluOp::Sub, R::R1, FIRST_BITMAP as i32);
     asm.store(Size::B4, R::FP, KEY, R::R1).lookup(Map::Ports, KEY);
     asm.branch(R::R0, Cond::Eq, 0, ends.deny);
     asm.load(Size::B8, R::R1, R::FP, PORT).mov(R::R2, R::R1);

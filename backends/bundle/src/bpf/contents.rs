@@ -8,7 +8,7 @@ mod text;
 pub use text::ContentsError;
 
 use super::Block;
-use super::layout::{self, ALL_PORTS, FIRST_BITMAP, Map, NO_PORTS};
+use super::layout::{self, ALL_PORTS, Map, Ports};
 use crate::limits;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -61,9 +61,9 @@ pub struct Pod {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Pair {
     /// Sets of TCP, UDP and SCTP ports.
-    pub ports: [u16; 3],
+    pub ports: [u32; 3],
     /// Protocols without ports: none (0) or all (1).
-    pub other: u16,
+    pub other: u32,
 }
 
 /// Ports as sorted inclusive ranges that neither overlap nor touch.
@@ -82,7 +82,7 @@ pub struct Contents {
     pub blocks: BTreeMap<Block, u32>,
     /// What row and column allow; what is not in here is nothing.
     pub pairs: BTreeMap<(u32, u32), Pair>,
-    /// The sets of ports from number [`FIRST_BITMAP`] on.
+    /// The sets of ports that have a bitmap, by its key.
     pub ports: Vec<PortSet>,
 }
 
@@ -136,7 +136,7 @@ impl Contents {
         let pairs = self.pairs.iter().map(|(&(row, column), pair)| {
             let index = self.base(row).saturating_sub(1) + column;
             let words = pair.ports.into_iter().chain([pair.other]);
-            let value = words.flat_map(u16::to_le_bytes).collect();
+            let value = words.flat_map(u32::to_le_bytes).collect();
             Entry { map: Map::Pairs, key: index.to_le_bytes().to_vec(), value }
         });
         let ports = (0u32..).zip(&self.ports).map(|(i, set)| Entry {
@@ -175,7 +175,10 @@ impl Contents {
         if let Some((block, _)) = self.blocks.iter().find(|(_, c)| u64::from(**c) >= columns) {
             return Some(format!("block {block} names a column that does not exist"));
         }
-        let known = |set: u16| u64::from(set) < u64::from(FIRST_BITMAP) + sets;
+        let known = |set: u32| match Ports::of(set) {
+            Ports::Bitmap(key) => u64::from(key) < sets,
+            named => named.number() == set,
+        };
         let pair_ok = |(key, p): (&(u32, u32), &Pair)| {
             (1..=rows).contains(&u64::from(key.0))
                 && u64::from(key.1) < columns
@@ -193,10 +196,11 @@ impl Contents {
     }
 
     /// The number of a set that needs no bitmap.
-    pub fn plain_set(set: &PortSet) -> Option<u16> {
+    pub fn plain_set(set: &PortSet) -> Option<Ports> {
         match set.as_slice() {
-            [] => Some(NO_PORTS),
-            [(0, u16::MAX)] => Some(ALL_PORTS),
+            [] => Some(Ports::None),
+            [(0, u16::MAX)] => Some(Ports::All),
+            [(lo, hi)] if lo == hi => Some(Ports::One(*lo)),
             _ => None,
         }
     }

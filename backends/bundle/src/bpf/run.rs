@@ -5,7 +5,7 @@
 
 use super::Block;
 use super::contents::Entry;
-use super::layout::{self, ALL_PORTS, FIRST_BITMAP, Map, NO_PORTS};
+use super::layout::{self, Map, Ports};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -26,19 +26,14 @@ pub struct Tables {
     pub pods: BTreeMap<IpAddr, Known>,
     pub blocks: BTreeMap<Block, u32>,
     /// Sets of TCP, UDP and SCTP ports; other protocols.
-    pub pairs: BTreeMap<u32, [u16; 4]>,
-    /// Bitmaps, by the number of their set less [`FIRST_BITMAP`].
+    pub pairs: BTreeMap<u32, [u32; 4]>,
+    /// Bitmaps, by their key.
     pub ports: BTreeMap<u32, Vec<u8>>,
 }
 
 fn words(bytes: &[u8]) -> Option<[u32; 4]> {
     let words = bytes.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word));
     words.collect::<Vec<_>>().try_into().ok()
-}
-
-fn halves(bytes: &[u8]) -> Option<[u16; 4]> {
-    let halves = bytes.as_chunks::<2>().0.iter().map(|half| u16::from_le_bytes(*half));
-    halves.collect::<Vec<_>>().try_into().ok()
 }
 
 fn number(bytes: &[u8]) -> Option<u32> {
@@ -64,7 +59,7 @@ impl Tables {
                 self.pods.insert(layout::pod_of_key(key)?, Known { column, ingress, egress, pod });
             }
             Map::Blocks => drop(self.blocks.insert(layout::block_of_key(key)?, number(value)?)),
-            Map::Pairs => drop(self.pairs.insert(number(key)?, halves(value)?)),
+            Map::Pairs => drop(self.pairs.insert(number(key)?, words(value)?)),
             Map::Ports => drop(self.ports.insert(number(key)?, value.clone())),
             Map::Interfaces | Map::Denied => {}
         }
@@ -101,11 +96,12 @@ impl Tables {
             132 => pair[2],
             _ => pair[3],
         };
-        match set {
-            ALL_PORTS => true,
-            NO_PORTS => false,
-            _ => {
-                let bits = self.ports.get(&u32::from(set - FIRST_BITMAP));
+        match Ports::of(set) {
+            Ports::All => true,
+            Ports::None => false,
+            Ports::One(only) => only == port,
+            Ports::Bitmap(key) => {
+                let bits = self.ports.get(&key);
                 let byte = bits.and_then(|bits| bits.get(usize::from(port / 8)));
                 byte.is_some_and(|byte| byte >> (port % 8) & 1 == 1)
             }

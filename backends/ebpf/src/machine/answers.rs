@@ -2,9 +2,9 @@
 //!
 //! That program uses addresses as keys of maps and for nothing else. Of what it finds there it compares the numbers of
 //! pods with each other, with that of the interface, and with 0; and it uses the port as an index of the bitmaps that
-//! pairs name for the packet's protocol. So two runs end alike if the maps know the same of the addresses, the numbers
-//! of the pods are equal or unequal in both, and the port is in the same of those bitmaps. Besides, it adds a column to
-//! a row of the other end and does nothing else with it, and asks of the rows that it does not add to only whether they
+//! pairs name for the packet's protocol, and compares it with the single ports that they name. So two runs end alike if
+//! the maps know the same of the addresses, the numbers of the pods are equal or unequal in both, the port is in the same
+//! of those bitmaps, and it is none of those single ports or the same one. Besides, it adds a column to a row of the other end and does nothing else with it, and asks of the rows that it does not add to only whether they
 //! are 0. Of packets that are forged or open no connection it asks nothing else of rows either: a forged one is dropped before,
 //! and the other kinds pass where nobody is isolated. With `keep` it asks nothing of the ends of an established one. Of a
 //! connection's state it asks only whether it is new, so established packets get the same whichever end
@@ -22,6 +22,7 @@ use netpolc_ir::ports::{Protocol, Transport};
 use netpolc_ir::proof::{Artifact as _, Atoms, Conn, Kind, Packet};
 use netpolc_ir::unit::{Direction, Flow, Verdict};
 use rustc_hash::FxHashMap;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 /// What the maps know about an address: column, ingress row, egress row; and apart from that the pod.
@@ -134,10 +135,10 @@ pub(super) struct Answers {
     peers: FxHashMap<(Class, Way), Vec<Alike>>,
     /// Pairs of ends have numbers, for each way.
     ends: FxHashMap<([Class; 2], Way), u32>,
-    /// For each protocol with ports, the keys of the bitmaps that matter.
-    sets: [Vec<[u8; 4]>; 3],
+    /// For each protocol with ports, the single ports and the keys of the bitmaps that matter.
+    sets: [(BTreeSet<u16>, Vec<[u8; 4]>); 3],
     /// Protocols and ports that the program cannot tell apart have one number. By what tells them apart, and by name.
-    cells: FxHashMap<(u8, Vec<bool>), u32>,
+    cells: FxHashMap<(u8, Option<u16>, Vec<bool>), u32>,
     cell_of: FxHashMap<(u8, u16), u32>,
     /// Whether packets pass between two ends that are different pods.
     passes: FxHashMap<(u32, Kind, u32), bool>,
@@ -276,14 +277,16 @@ impl Answers {
         if let Some(number) = self.cell_of.get(&name) {
             return *number;
         }
-        let sets: &[[u8; 4]] = match protocol {
-            Protocol::Transport(transport) => &self.sets[transport as usize],
-            Protocol::Other(_) => &[],
+        let member = |key: &[u8; 4]| maps.get(Map::Ports, key).is_some_and(|bitmap| has(bitmap, port));
+        let (one, bitmaps) = match protocol {
+            Protocol::Transport(transport) => {
+                let (ones, bitmaps) = &self.sets[transport as usize];
+                (ones.contains(&port).then_some(port), bitmaps.iter().map(member).collect())
+            }
+            Protocol::Other(_) => (None, Vec::new()),
         };
-        let member = |set: &[u8; 4]| maps.get(Map::Ports, set).is_some_and(|bitmap| has(bitmap, port));
-        let sets: Vec<bool> = sets.iter().map(member).collect();
         let next = self.cells.len() as u32;
-        let number = *self.cells.entry((protocol.number(), sets)).or_insert(next);
+        let number = *self.cells.entry((protocol.number(), one, bitmaps)).or_insert(next);
         self.cell_of.insert(name, number);
         number
     }

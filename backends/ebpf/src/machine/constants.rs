@@ -4,7 +4,7 @@ use super::Machine;
 use super::answers::Known;
 use super::maps::Maps;
 use crate::insn::{Insn, Operand};
-use crate::layout::{self, FIRST_BITMAP, Map};
+use crate::layout::{self, Map, Ports};
 use netpolc_ir::addr::{Cidr, Family, bits};
 use netpolc_ir::ports::Transport;
 use netpolc_ir::proof::{Bounds, Constants};
@@ -46,8 +46,11 @@ pub(super) fn ports(machine: &Machine) -> Bounds {
     let mut bounds = Bounds::default();
     if machine.known {
         bounds.ports = Transport::ALL.map(|transport| {
-            let sets = sets(&machine.maps, transport);
-            sets.iter().filter_map(|set| machine.maps.get(Map::Ports, set)).flat_map(starts).collect()
+            let (ones, bitmaps) = sets(&machine.maps, transport);
+            let bitmaps = bitmaps.iter().filter_map(|key| machine.maps.get(Map::Ports, key)).flat_map(starts);
+            bitmaps
+                .chain(ones.into_iter().flat_map(|port| [Some(port), port.checked_add(1)]).flatten())
+                .collect()
         });
         return bounds;
     }
@@ -62,15 +65,20 @@ pub(super) fn ports(machine: &Machine) -> Bounds {
     bounds
 }
 
-/// The keys of the bitmaps that some pair names for a protocol.
-pub(super) fn sets(maps: &Maps, transport: Transport) -> Vec<[u8; 4]> {
-    let at = transport as usize * 2;
-    let number = |pair: &[u8]| {
-        let set = u16::from_le_bytes(*pair.get(at..)?.first_chunk()?);
-        set.checked_sub(FIRST_BITMAP)
-    };
-    let numbers: BTreeSet<u16> = maps.values(Map::Pairs).filter_map(number).collect();
-    numbers.into_iter().map(|number| u32::from(number).to_le_bytes()).collect()
+/// The sets of ports that some pair names for a protocol: single ports, and the keys of bitmaps.
+pub(super) fn sets(maps: &Maps, transport: Transport) -> (BTreeSet<u16>, Vec<[u8; 4]>) {
+    let at = transport as usize * 4;
+    let number = |pair: &[u8]| Some(u32::from_le_bytes(*pair.get(at..)?.first_chunk()?));
+    let numbers: BTreeSet<u32> = maps.values(Map::Pairs).filter_map(number).collect();
+    let (mut ones, mut bitmaps) = (BTreeSet::new(), Vec::new());
+    for number in numbers {
+        match Ports::of(number) {
+            Ports::One(port) => drop(ones.insert(port)),
+            Ports::Bitmap(key) => bitmaps.push(key.to_le_bytes()),
+            Ports::None | Ports::All => {}
+        }
+    }
+    (ones, bitmaps)
 }
 
 /// Whether a port is in a bitmap.

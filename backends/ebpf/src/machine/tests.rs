@@ -35,6 +35,36 @@ fn what_a_pair_says() {
     assert_eq!(verdict("10.0.0.1", 81), Verdict::Allow);
 }
 
+/// The numbers of sets of ports at the bounds of their kinds; those that no set has are no port.
+#[test]
+fn sets_of_ports_by_number() {
+    let mut machine = machine(Established::Cut);
+    let mut allowed = |number: u32, port| {
+        let value: Vec<u8> = [number, 0, 0, 0].into_iter().flat_map(u32::to_le_bytes).collect();
+        machine.set(Map::Pairs, &1u32.to_le_bytes(), &value);
+        machine.decide(&Packet::opening(flow("10.0.0.2", port))) == Verdict::Allow
+    };
+    let one = |port| layout::Ports::One(port).number();
+    for (number, port, expected) in [
+        (0, 0, false),
+        (1, 65535, true),
+        (2, 80, true),
+        (2, 81, false),
+        (3, 80, false),
+        (one(0), 0, true),
+        (one(0), 1, false),
+        (one(80), 80, true),
+        (one(80), 81, false),
+        (one(80), 0, false),
+        (one(65535), 65535, true),
+        (one(65535), 65534, false),
+        (one(65535) + 1, 0, false),
+        (u32::MAX, 65535, false),
+    ] {
+        assert_eq!(allowed(number, port), expected, "{number}: {port}");
+    }
+}
+
 /// Behind a bridge, any pod of the node may be the source, and nobody else.
 #[test]
 fn interfaces() {
@@ -149,8 +179,9 @@ fn counters_are_for_adding() {
 #[test]
 fn entries_of_a_wrong_size_are_left_out() {
     let mut machine = machine(Established::Cut);
-    machine.set(Map::Pairs, &[1, 0, 0], &[1; 8]);
-    machine.set(Map::Pairs, &99u32.to_le_bytes(), &[1; 8]);
+    machine.set(Map::Pairs, &[1, 0, 0], &[1; 16]);
+    machine.set(Map::Pairs, &99u32.to_le_bytes(), &[1; 16]);
+    machine.set(Map::Pairs, &1u32.to_le_bytes(), &[1; 8]);
     machine.set(Map::Ports, &0u32.to_le_bytes(), &[0xff; 9]);
     assert_eq!(machine.decide(&Packet::opening(flow("10.0.0.2", 81))), Verdict::Deny);
     machine.set(Map::Ports, &0u32.to_le_bytes(), &[0xff; 8192]);

@@ -2,7 +2,7 @@
 
 use super::Columns;
 use crate::contents::{Contents, Pair, PortSet};
-use crate::layout::{ALL_PORTS, FIRST_BITMAP, NO_PORTS};
+use crate::layout::{ALL_PORTS, Ports};
 use netpolc_ir::matrix::{Peers, ProfileData};
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 pub(super) struct Tables {
     pub(super) pairs: BTreeMap<(u32, u32), Pair>,
     pub(super) ports: Vec<PortSet>,
-    index: HashMap<PortSet, u16>,
+    index: HashMap<PortSet, u32>,
 }
 
 impl Tables {
@@ -41,17 +41,18 @@ impl Tables {
         self.pairs.extend(filled.map(|(column, pair)| ((row, column), pair)));
     }
 
-    /// The number of a set. More sets than numbers are refused by the caller, which counts them.
-    fn set(&mut self, set: PortSet) -> u16 {
-        if let Some(number) = Contents::plain_set(&set) {
-            return number;
+    /// The number of a set. More sets with a bitmap than there may be are refused by the caller, which counts them.
+    fn set(&mut self, set: PortSet) -> u32 {
+        if let Some(plain) = Contents::plain_set(&set) {
+            return plain.number();
         }
         if let Some(&number) = self.index.get(&set) {
             return number;
         }
-        let number = u16::try_from(self.ports.len()).ok().and_then(|n| n.checked_add(FIRST_BITMAP));
+        let number =
+            u16::try_from(self.ports.len()).map_or(Ports::None, |n| Ports::Bitmap(n.into())).number();
         self.ports.push(set.clone());
-        self.index.insert(set, number.unwrap_or(NO_PORTS));
-        number.unwrap_or(NO_PORTS)
+        self.index.insert(set, number);
+        number
     }
 }

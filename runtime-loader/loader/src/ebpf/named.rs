@@ -6,7 +6,7 @@
 use crate::witness::{Candidates, Witness, witness};
 use netpolc_bundle::Bundle;
 use netpolc_bundle::bpf::contents::{Contents, Entry};
-use netpolc_bundle::bpf::layout::FIRST_BITMAP;
+use netpolc_bundle::bpf::layout::Ports;
 use netpolc_bundle::bpf::run::{Known, Tables};
 use std::collections::BTreeSet;
 
@@ -44,6 +44,12 @@ fn candidates(wanted: &Tables, seen: &Tables) -> Candidates {
                     candidates.block(block.addr(), block.last());
                 }
             }
+            let named = one.pairs.iter().filter(|(key, _)| !only_changed || pairs.contains(key));
+            for set in named.flat_map(|(_, pair)| &pair[..3]) {
+                if let Ports::One(port) = Ports::of(*set) {
+                    candidates.ports(port, port);
+                }
+            }
             for (number, bits) in &one.ports {
                 let other = other.ports.get(number).map(Vec::as_slice).unwrap_or_default();
                 if only_changed {
@@ -59,9 +65,9 @@ fn candidates(wanted: &Tables, seen: &Tables) -> Candidates {
 
 /// The keys of `pairs` that say something else, or name a set of ports that does.
 fn changed_pairs(wanted: &Tables, seen: &Tables) -> BTreeSet<u32> {
-    let same_ports = |number: u16| {
-        let set = number.checked_sub(FIRST_BITMAP).map(u32::from);
-        set.is_none_or(|set| wanted.ports.get(&set) == seen.ports.get(&set))
+    let same_ports = |number: u32| match Ports::of(number) {
+        Ports::Bitmap(key) => wanted.ports.get(&key) == seen.ports.get(&key),
+        Ports::None | Ports::All | Ports::One(_) => true,
     };
     let keys = wanted.pairs.keys().chain(seen.pairs.keys()).copied();
     let same = |key: &u32| {

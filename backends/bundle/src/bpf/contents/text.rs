@@ -2,12 +2,13 @@
 
 use super::{Contents, Pair, Pod, PortSet};
 use crate::bpf::Block;
+use crate::bpf::layout::Ports;
 use crate::limits;
 use std::fmt::Write;
 use std::str::FromStr;
 
 /// The first line; the number is the version of the form.
-const HEADER: &str = "netpolc-ebpf 1";
+const HEADER: &str = "netpolc-ebpf 2";
 
 /// A contents file that is not one of ours.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -50,6 +51,7 @@ impl Contents {
             let _ = writeln!(out, "ports {} {}", i + 2, spans.join(","));
         }
         for ((row, column), Pair { ports: [tcp, udp, sctp], other }) in &self.pairs {
+            let [tcp, udp, sctp] = [tcp, udp, sctp].map(|number| set(*number));
             let _ = writeln!(out, "pair {row} {column} {tcp} {udp} {sctp} {other}");
         }
         out
@@ -121,8 +123,9 @@ impl Contents {
             }
             "pair" => {
                 let key = (number(line, words.next())?, number(line, words.next())?);
-                let mut value = || number(line, words.next());
-                let pair = Pair { ports: [value()?, value()?, value()?], other: value()? };
+                let mut value = || set_number(line, words.next());
+                let ports = [value()?, value()?, value()?];
+                let pair = Pair { ports, other: number(line, words.next())? };
                 self.pairs.insert(key, pair);
             }
             other => return Err(wrong(line, &format!("`{}` is no entry", short(other)))),
@@ -145,6 +148,21 @@ fn wrong(line: usize, text: &str) -> ContentsError {
 fn number<T: FromStr>(line: usize, word: Option<&str>) -> Result<T, ContentsError> {
     let word = word.ok_or_else(|| wrong(line, "a value is missing"))?;
     word.parse().map_err(|_| wrong(line, &format!("`{}` does not belong there", short(word))))
+}
+
+/// A set of ports in a pair: the port of a set of one behind a colon, else the set's number.
+fn set(number: u32) -> String {
+    match Ports::of(number) {
+        Ports::One(port) => format!(":{port}"),
+        _ => number.to_string(),
+    }
+}
+
+fn set_number(line: usize, word: Option<&str>) -> Result<u32, ContentsError> {
+    match word.and_then(|word| word.strip_prefix(':')) {
+        Some(port) => number(line, Some(port)).map(|port| Ports::One(port).number()),
+        None => number(line, word),
+    }
 }
 
 fn span(line: usize, text: &str) -> Result<(u16, u16), ContentsError> {
