@@ -296,11 +296,9 @@ fn a_loader_that_cannot_say_what_it_takes_gets_bundles() {
     rig.loader().hang_up();
     rig.loader().wait("a bundle for what it takes", |b| is_for(b, Backend::Ebpf));
     rig.stop_loader();
-    rig.api.delete(Resource::NetworkPolicies, "shop", "db-test");
     rig.start_loader();
     rig.loader().blind(true);
-    rig.loader()
-        .wait("the change, for what was said last", |b| is_for(b, Backend::Ebpf) && passes(b, FRONTEND, DB));
+    rig.loader().wait("a bundle for what was said last", |b| is_for(b, Backend::Ebpf));
     rig.loader().takes(&["iptables"]);
     rig.loader().blind(false);
     rig.loader().hang_up();
