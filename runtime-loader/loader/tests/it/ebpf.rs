@@ -90,7 +90,7 @@ fn drift_of_maps_is_shown_by_a_packet() {
     // The only row allows nothing any more.
     let pairs = self::pins(&netns).join("pairs").display().to_string();
     for index in 0..2 {
-        bpftool(&format!("map update pinned {pairs} key {index} 0 0 0 value 0 0 0 0 0 0 0 0"));
+        bpftool(&format!("map update pinned {pairs} key {index} 0 0 0 value{}", " 0".repeat(16)));
     }
     let text = status(1);
     let witness = text.lines().find(|line| line.starts_with("drift: e.g. ")).unwrap_or_default();
