@@ -3,8 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use netpolc_bundle::Backend;
+use netpolc_bundle::nft::{Match, Outcome, Verdict};
 use netpolc_nftables::emit::emit;
 use netpolc_nftables::review::for_review;
+use netpolc_nftables::select::{SELF, SPOOF};
 use netpolc_node::{Labels, NodeBuilder};
 use netpolc_testkit::generate::{Cluster, Options, generate};
 use netpolc_testkit::pipeline::{Compiled, PolicyNames, compile, model, seeds};
@@ -193,4 +195,37 @@ fn one_more_pod_changes_few_lines() {
     }
     // A pod is one line in `local`, `self`, `isolated`, the two maps, and each set of peers that has it.
     assert!(total as u64 / count <= 25, "{total} lines in {count} clusters; worst {worst:?}");
+}
+
+/// A packet on its way meets old rules and the present elements of a set. What is named by its content it finds whole; a
+/// set that keeps its name may only lead to a drop, or to itself, so that nothing is open for that moment.
+#[test]
+fn sets_that_keep_their_names_open_nothing() {
+    let named_by_content = |name: &str| {
+        name.rsplit_once('_').is_some_and(|(_, h)| h.len() == 12 && h.bytes().all(|b| b.is_ascii_hexdigit()))
+    };
+    let mut seen = BTreeSet::new();
+    for seed in 0..seeds(6) {
+        let compiled = built(&[("a.yaml", text::yaml(generate(seed, options(seed)).documents()))]);
+        for node in compiled.nodes().unwrap() {
+            for (chain, rule) in node.plan.ruleset.tables.values().flat_map(|table| {
+                table.chains.iter().flat_map(|(name, chain)| chain.rules.iter().map(move |rule| (name, rule)))
+            }) {
+                for found in &rule.matches {
+                    let Match::InSet(_, set) = found else { continue };
+                    if named_by_content(set) {
+                        continue;
+                    }
+                    seen.insert(set.clone());
+                    let closes = match &rule.outcome {
+                        Outcome::Verdict(Verdict::Drop) => true,
+                        Outcome::Verdict(Verdict::Jump(to)) => to == SPOOF,
+                        _ => set == SELF,
+                    };
+                    assert!(closes, "{seed}: {chain} asks {set}: {rule:?}");
+                }
+            }
+        }
+    }
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), ["local", "podif", "self"]);
 }

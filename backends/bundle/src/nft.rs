@@ -18,6 +18,7 @@ pub mod run;
 pub use check::{CheckError, check};
 pub use digest::{MARKER_PREFIX, Version, VersionError, digest, marker, markers};
 pub use element::is_ifname;
+pub use emit::element_text;
 pub use parser::{ParseError, parse};
 pub use rebind::{Edit, rebind};
 

@@ -16,10 +16,12 @@
 //! object, and a change of a policy changes the names on the way to it and nothing else. The exceptions are `deny`,
 //! `self`, `spoof`, `local`, `podif` and `podaddr`, whose content is harmless while it is between two versions.
 
+mod fixed;
 mod peers;
 mod profile;
 
 use crate::limits;
+use fixed::{deny_chain, from_pod, spoof_chain, strange_chain};
 use netpolc_bundle::nft::{
     self, Chain, Elements, Field, Hook, Key, KeyType, LOCAL, Match, Outcome, PODADDR, PODIF, Rule, Ruleset,
     Set, Table, Verdict,
@@ -234,6 +236,8 @@ impl<'m> Selector<'m> {
             },
         )?;
         let addrs = |list, text| Set { elements: Elements::Addrs(list), ..addr_set(comment(text)) };
+        // Whose egress is judged must not change under a packet that follows old rules, so this one is named by content.
+        let sources = builder.named_set("sources", addrs(local.clone(), "whose egress is judged here"))?;
         builder.set(LOCAL, addrs(local, "the pods of this node"))?;
         builder.set(
             SELF,
@@ -258,7 +262,7 @@ impl<'m> Selector<'m> {
         let ingress = builder.entry("ingress", Field::Daddr, ingress)?;
         own.extend(ingress.clone());
         let own = builder.named_chain("own", Chain { rules: own, ..Chain::default() })?;
-        judge.push(rule(vec![of_local()], Verdict::Goto(own)));
+        judge.push(rule(vec![Match::InSet(vec![Field::Saddr], sources)], Verdict::Goto(own)));
         judge.push(spoofed(vec![from_pod()]));
         judge.extend(ingress);
         let judge = builder.named_chain("judge", Chain { rules: judge, ..Chain::default() })?;
@@ -323,57 +327,6 @@ fn rule(matches: Vec<Match>, verdict: Verdict) -> Rule {
 fn label(rules: &mut [Rule], comment: Option<String>) {
     if let Some(first) = rules.first_mut() {
         first.comment = comment;
-    }
-}
-
-fn counted(matches: Vec<Match>, comment: &str) -> Rule {
-    Rule { counter: true, comment: Some(comment.to_owned()), ..rule(matches, Verdict::Drop) }
-}
-
-fn deny_chain(family: nft::Family) -> Chain {
-    let pair = vec![Field::Saddr, Field::Daddr];
-    let mut rules = vec![rule(vec![Match::InSet(pair, SELF.to_owned())], Verdict::Accept)];
-    if family == nft::Family::Ip6 {
-        rules.push(rule(vec![Match::NeighbourDiscovery], Verdict::Accept));
-    }
-    rules.push(counted(Vec::new(), "no policy allows it"));
-    Chain { rules, ..Chain::default() }
-}
-
-/// From an interface that leads to pods.
-fn from_pod() -> Match {
-    Match::InSet(vec![Field::Iifname], PODIF.to_owned())
-}
-
-/// From a pod of this node, or from who claims to be one.
-fn of_local() -> Match {
-    Match::InSet(vec![Field::Saddr], LOCAL.to_owned())
-}
-
-/// Only what `podaddr` does not have comes here, so that the look at the routes is for those few. It is for pods whose
-/// interface the loader does not know, and for rules that were loaded without it.
-fn spoof_chain(family: nft::Family) -> Chain {
-    let mut rules = Vec::new();
-    if family == nft::Family::Ip6 {
-        // On a bridge it crosses this hook, from addresses of the link.
-        rules.push(rule(vec![Match::NeighbourDiscovery], Verdict::Return));
-    }
-    // Both sets may have been filled after the packet was sent here. Looked up in this order, a pod whose interface is
-    // there has its addresses there too.
-    rules.push(counted(vec![from_pod(), Match::Unbound], "source is not the pod"));
-    rules.push(counted(vec![of_local(), Match::ReversePathFails], "source is another pod"));
-    Chain { rules, ..Chain::default() }
-}
-
-fn strange_chain(isolated: &str) -> Chain {
-    let touches = |field| vec![Match::InSet(vec![field], isolated.to_owned())];
-    Chain {
-        comment: Some("opens no connection: dropped where it touches an isolated pod".to_owned()),
-        rules: vec![
-            counted(touches(Field::Saddr), "from an isolated pod"),
-            counted(touches(Field::Daddr), "to an isolated pod"),
-        ],
-        ..Chain::default()
     }
 }
 

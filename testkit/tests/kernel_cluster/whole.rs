@@ -57,6 +57,16 @@ fn of_service(cluster: &Cluster, rule: &dyn Fn(&str, &str, Port) -> bool) -> Vec
     questions
 }
 
+/// The policy that [`first`] is about.
+fn apply_first(cluster: &Cluster) {
+    cluster.api.apply(objects::policy(
+        "db",
+        "db",
+        &json!({ "ingress": [{ "from": [{ "podSelector": { "matchLabels": { "app": "backend" } } }],
+            "ports": [{ "protocol": "TCP", "port": "web" }] }] }),
+    ));
+}
+
 fn check(backend: Backend) {
     let mut cluster = Cluster::new(2, backend);
     for (pod, app, node) in
@@ -67,12 +77,7 @@ fn check(backend: Backend) {
     cluster.start("other/probe", &json!({ "app": "probe" }), 1);
     cluster.agrees("no policy", &cluster.questions(&PORTS, &everything));
 
-    cluster.api.apply(objects::policy(
-        "db",
-        "db",
-        &json!({ "ingress": [{ "from": [{ "podSelector": { "matchLabels": { "app": "backend" } } }],
-            "ports": [{ "protocol": "TCP", "port": "web" }] }] }),
-    ));
+    apply_first(&cluster);
     cluster.agrees("first policy", &cluster.questions(&PORTS, &first));
 
     // The control: it is the rules of the loader, and nothing else, that keep packets out.
@@ -183,12 +188,7 @@ fn with_what_the_loader_takes() {
     cluster.start("shop/backend", &json!({ "app": "backend" }), 0);
     cluster.start("shop/frontend", &json!({ "app": "frontend" }), 1);
     cluster.agrees("no policy", &cluster.questions(&PORTS, &everything));
-    cluster.api.apply(objects::policy(
-        "db",
-        "db",
-        &json!({ "ingress": [{ "from": [{ "podSelector": { "matchLabels": { "app": "backend" } } }],
-            "ports": [{ "protocol": "TCP", "port": "web" }] }] }),
-    ));
+    apply_first(&cluster);
     cluster.agrees("the best backend", &cluster.questions(&PORTS, &first));
     enforced_by(&cluster, "ebpf");
     for backend in ["nftables", "auto"] {

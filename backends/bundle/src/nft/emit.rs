@@ -98,10 +98,7 @@ fn elements_text(out: &mut String, family: Family, elements: &Elements, names: &
         Elements::General(elements) => {
             for (keys, verdict) in elements {
                 out.push_str("\t\t\t");
-                for (i, key) in keys.iter().enumerate() {
-                    out.push_str(if i > 0 { " . " } else { "" });
-                    key_text(out, family, key);
-                }
+                keys_text(out, family, keys);
                 if let Some(verdict) = verdict {
                     out.push_str(" : ");
                     verdict_text(out, verdict);
@@ -219,6 +216,20 @@ fn key_type(family: Family, key: KeyType) -> &'static str {
         (KeyType::Proto, _) => "inet_proto",
         (KeyType::Service, _) => "inet_service",
         (KeyType::Ifname, _) => "ifname",
+    }
+}
+
+/// The key of an element as nft reads it: `"veth1" . 10.0.0.1`.
+pub fn element_text(family: Family, keys: &[Key]) -> String {
+    let mut out = String::new();
+    keys_text(&mut out, family, keys);
+    out
+}
+
+fn keys_text(out: &mut String, family: Family, keys: &[Key]) {
+    for (i, key) in keys.iter().enumerate() {
+        out.push_str(if i > 0 { " . " } else { "" });
+        key_text(out, family, key);
     }
 }
 

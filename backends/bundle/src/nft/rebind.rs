@@ -1,5 +1,6 @@
 //! Addresses that come and go while the rules stay: the elements that this takes.
 
+use super::run::bits;
 use super::{
     BLOCKS, Elements, Family, Field, Key, KeyType, MARKER_PREFIX, Match, Outcome, Ruleset, Set, Table,
     Verdict, digest, in_family, marker,
@@ -37,9 +38,9 @@ pub fn rebind(ruleset: &mut Ruleset, change: &Rebind) -> Result<(Version, Vec<Ed
     let mut edits = Vec::new();
     for (family, table) in &mut ruleset.tables {
         let of_family = |addr: &&IpAddr| in_family(*family, **addr);
-        let gone: Vec<u128> = change.gone.iter().filter(of_family).map(number).collect();
+        let gone: Vec<u128> = change.gone.iter().filter(of_family).map(|addr| bits(*addr)).collect();
         let like = change.like.iter().filter(|(new, _)| of_family(&new));
-        let like: Vec<(u128, u128)> = like.map(|(new, known)| (number(new), number(known))).collect();
+        let like: Vec<(u128, u128)> = like.map(|(new, known)| (bits(*new), bits(*known))).collect();
         let mut changed = Elementwise::default();
         for (name, asked) in asked(table)? {
             let Some(set) = table.sets.get_mut(name.as_str()) else { continue };
@@ -68,13 +69,6 @@ pub fn rebind(ruleset: &mut Ruleset, change: &Rebind) -> Result<(Version, Vec<Ed
         table.chains.insert(marker(version), chain);
     }
     Ok((version, edits))
-}
-
-fn number(addr: &IpAddr) -> u128 {
-    match addr {
-        IpAddr::V4(addr) => u128::from(u32::from(*addr)),
-        IpAddr::V6(addr) => u128::from(*addr),
-    }
 }
 
 /// What a set is asked for.

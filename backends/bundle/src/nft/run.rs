@@ -213,7 +213,7 @@ fn values(fields: &[Field], family: Family, packet: &Packet) -> Values {
 }
 
 /// An address as a number in host order.
-fn bits(addr: IpAddr) -> u128 {
+pub fn bits(addr: IpAddr) -> u128 {
     match addr {
         IpAddr::V4(addr) => u32::from(addr).into(),
         IpAddr::V6(addr) => addr.into(),

@@ -3,11 +3,12 @@
 //! One end of the packets is the pod, the other ranges over all atoms. A packet from an address to itself is not asked
 //! for, so a set of pairs `a . a` matches nothing here.
 
+mod condition;
 mod program;
 
 use super::{Value, key_has, port_value};
 use netpolc_bundle::nft::run::mask;
-use netpolc_bundle::nft::{Elements, Family, Field, Key, Match, Set, Table, Verdict};
+use netpolc_bundle::nft::{Elements, Family, Field, Key, Set, Table, Verdict};
 use netpolc_ir::addr::{self, bits};
 use netpolc_ir::bitset::BitSet;
 use netpolc_ir::ports::Protocol;
@@ -290,64 +291,6 @@ impl Walk<'_> {
         self.run.chains[self.case.kind as usize][chain][axis as usize] =
             out.clone().map_or(Memo::NeedsBoth, Memo::Known);
         out
-    }
-
-    /// Keeps the packets that fulfil a condition.
-    fn condition(
-        &mut self,
-        condition: &Match,
-        set: Option<SetId>,
-        state: &mut BitSet,
-    ) -> Result<(), NeedsFixed> {
-        let possible = match condition {
-            // The loader fills this set with the interfaces of all pods.
-            Match::InSet(fields, _) if fields == &[Field::Iifname] => match self.case.kind {
-                Kind::Spoofed => set.is_some(),
-                _ if set.is_none() => false,
-                _ => return self.bound(state, true),
-            },
-            Match::Unbound => return self.bound(state, false),
-            Match::InSet(fields, _) => match set {
-                Some(set) => {
-                    let members = self.members(fields, set)?;
-                    state.and_with(&members);
-                    return Ok(());
-                }
-                None => false,
-            },
-            Match::L4Proto(number) => self.case.protocol.number() == *number,
-            Match::NotEstablished => self.case.kind != Kind::Established,
-            Match::CtInvalid => self.case.kind == Kind::Invalid,
-            Match::TcpNotSyn => self.case.kind == Kind::MidStream && self.case.protocol == Protocol::TCP,
-            Match::ReversePathFails => matches!(self.case.kind, Kind::Asymmetric | Kind::Spoofed),
-            Match::NeighbourDiscovery => self.case.kind == Kind::NeighbourDiscovery,
-        };
-        if !possible {
-            *state = BitSet::empty(state.len());
-        }
-        Ok(())
-    }
-
-    /// Keeps the packets that come from the interface of the pod that has their source, or all others.
-    fn bound(&self, state: &mut BitSet, keep: bool) -> Result<(), NeedsFixed> {
-        let honest = !matches!(self.case.kind, Kind::Asymmetric | Kind::Spoofed);
-        let locals = || (0..self.atoms.len()).map(|atom| (atom, self.atoms.local(atom))).collect::<BitSet>();
-        let all = match self.case.axis {
-            Axis::Src if honest => {
-                let locals = locals();
-                match keep {
-                    true => state.and_with(&locals),
-                    false => *state = state.minus(&locals),
-                }
-                return Ok(());
-            }
-            Axis::Dst if honest => self.atoms.local(self.atoms.atom(self.case.fixed.ok_or(NeedsFixed)?)),
-            Axis::Src | Axis::Dst => false,
-        };
-        if all != keep {
-            *state = BitSet::empty(state.len());
-        }
-        Ok(())
     }
 
     fn sides(&self, fields: &[Field]) -> Result<Vec<Side>, NeedsFixed> {

@@ -16,9 +16,9 @@
 //! then follows old rules while the old maps are empty already, so it may be judged as if nobody isolated its pod: under
 //! full load about one new connection in a hundred thousand got through. That is why only tampered tables are mended so.
 
-use super::filled::{Behind, filling, text};
+use super::filled::{Behind, filling};
 use super::observe::{Names, Observed, View};
-use netpolc_bundle::nft::{FILLED, Family, MARKER_PREFIX, Ruleset, TABLE, Table, is_filled};
+use netpolc_bundle::nft::{FILLED, Family, MARKER_PREFIX, Ruleset, TABLE, Table, element_text, is_filled};
 use std::fmt::Write as _;
 
 /// What is wanted.
@@ -80,7 +80,7 @@ pub fn interfaces(goal: &Goal<'_>, seen: &Observed) -> String {
             let old = seen.tables.get(family).and_then(|view| view.filling(set)).unwrap_or_default();
             let new = filling(set, *family, goal.interfaces);
             for (verb, keys) in [("delete", old.difference(&new)), ("add", new.difference(&old))] {
-                let keys: Vec<String> = keys.map(|key| text(*family, key)).collect();
+                let keys: Vec<String> = keys.map(|key| element_text(*family, key)).collect();
                 if !keys.is_empty() {
                     line!(script, "{verb} element {family} {TABLE} {set} {{ {} }}", keys.join(", "));
                 }

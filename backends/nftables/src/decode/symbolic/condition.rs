@@ -1,0 +1,68 @@
+//! What the conditions of a rule ask of all packets in question at once.
+
+use super::program::SetId;
+use super::{Axis, NeedsFixed, Walk};
+use netpolc_bundle::nft::{Field, Match};
+use netpolc_ir::bitset::BitSet;
+use netpolc_ir::ports::Protocol;
+use netpolc_ir::proof::Kind;
+
+impl Walk<'_> {
+    /// Keeps the packets that fulfil a condition.
+    pub(super) fn condition(
+        &mut self,
+        condition: &Match,
+        set: Option<SetId>,
+        state: &mut BitSet,
+    ) -> Result<(), NeedsFixed> {
+        let possible = match condition {
+            // The loader fills this set with the interfaces of all pods.
+            Match::InSet(fields, _) if fields == &[Field::Iifname] => match self.case.kind {
+                Kind::Spoofed => set.is_some(),
+                _ if set.is_none() => false,
+                _ => return self.bound(state, true),
+            },
+            Match::Unbound => return self.bound(state, false),
+            Match::InSet(fields, _) => match set {
+                Some(set) => {
+                    let members = self.members(fields, set)?;
+                    state.and_with(&members);
+                    return Ok(());
+                }
+                None => false,
+            },
+            Match::L4Proto(number) => self.case.protocol.number() == *number,
+            Match::NotEstablished => self.case.kind != Kind::Established,
+            Match::CtInvalid => self.case.kind == Kind::Invalid,
+            Match::TcpNotSyn => self.case.kind == Kind::MidStream && self.case.protocol == Protocol::TCP,
+            Match::ReversePathFails => matches!(self.case.kind, Kind::Asymmetric | Kind::Spoofed),
+            Match::NeighbourDiscovery => self.case.kind == Kind::NeighbourDiscovery,
+        };
+        if !possible {
+            *state = BitSet::empty(state.len());
+        }
+        Ok(())
+    }
+
+    /// Keeps the packets that come from the interface of the pod that has their source, or all others.
+    fn bound(&self, state: &mut BitSet, keep: bool) -> Result<(), NeedsFixed> {
+        let honest = !matches!(self.case.kind, Kind::Asymmetric | Kind::Spoofed);
+        let locals = || (0..self.atoms.len()).map(|atom| (atom, self.atoms.local(atom))).collect::<BitSet>();
+        let all = match self.case.axis {
+            Axis::Src if honest => {
+                let locals = locals();
+                match keep {
+                    true => state.and_with(&locals),
+                    false => *state = state.minus(&locals),
+                }
+                return Ok(());
+            }
+            Axis::Dst if honest => self.atoms.local(self.atoms.atom(self.case.fixed.ok_or(NeedsFixed)?)),
+            Axis::Src | Axis::Dst => false,
+        };
+        if all != keep {
+            *state = BitSet::empty(state.len());
+        }
+        Ok(())
+    }
+}
