@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use netpolc_bundle::Backend;
-use netpolc_bundle::nft::{Match, Outcome, Verdict};
+use netpolc_bundle::nft::{Match, Outcome, Rule, Verdict};
 use netpolc_nftables::emit::emit;
 use netpolc_nftables::review::for_review;
 use netpolc_nftables::select::{SELF, SPOOF};
@@ -198,34 +198,46 @@ fn one_more_pod_changes_few_lines() {
 }
 
 /// A packet on its way meets old rules and the present elements of a set. What is named by its content it finds whole; a
-/// set that keeps its name may only lead to a drop, or to itself, so that nothing is open for that moment.
+/// set that keeps its name may lead to a drop, to the pod itself, or to a chain that judges as what follows does, so that
+/// nothing is open for that moment.
 #[test]
 fn sets_that_keep_their_names_open_nothing() {
     let named_by_content = |name: &str| {
         name.rsplit_once('_').is_some_and(|(_, h)| h.len() == 12 && h.bytes().all(|b| b.is_ascii_hexdigit()))
     };
-    let mut seen = BTreeSet::new();
+    let judges = |rules: &[Rule]| -> Vec<Outcome> {
+        rules.iter().map(|rule| &rule.outcome).filter(|o| matches!(o, Outcome::Vmap(..))).cloned().collect()
+    };
+    let (mut seen, mut judged) = (BTreeSet::new(), 0);
     for seed in 0..seeds(6) {
         let compiled = built(&[("a.yaml", text::yaml(generate(seed, options(seed)).documents()))]);
         for node in compiled.nodes().unwrap() {
-            for (chain, rule) in node.plan.ruleset.tables.values().flat_map(|table| {
-                table.chains.iter().flat_map(|(name, chain)| chain.rules.iter().map(move |rule| (name, rule)))
-            }) {
-                for found in &rule.matches {
-                    let Match::InSet(_, set) = found else { continue };
-                    if named_by_content(set) {
-                        continue;
+            for table in node.plan.ruleset.tables.values() {
+                for (name, chain) in &table.chains {
+                    for (i, rule) in chain.rules.iter().enumerate() {
+                        let sets = rule.matches.iter().filter_map(|found| match found {
+                            Match::InSet(_, set) => Some(set).filter(|set| !named_by_content(set)),
+                            _ => None,
+                        });
+                        for set in sets {
+                            seen.insert(set.clone());
+                            let closes = match &rule.outcome {
+                                Outcome::Verdict(Verdict::Drop) => true,
+                                Outcome::Verdict(Verdict::Jump(to)) => to == SPOOF,
+                                Outcome::Verdict(Verdict::Goto(to)) => {
+                                    let there = judges(&table.chains[to].rules);
+                                    judged += there.len();
+                                    there == judges(&chain.rules[i..])
+                                }
+                                _ => set == SELF,
+                            };
+                            assert!(closes, "{seed}: {name} asks {set}: {rule:?}");
+                        }
                     }
-                    seen.insert(set.clone());
-                    let closes = match &rule.outcome {
-                        Outcome::Verdict(Verdict::Drop) => true,
-                        Outcome::Verdict(Verdict::Jump(to)) => to == SPOOF,
-                        _ => set == SELF,
-                    };
-                    assert!(closes, "{seed}: {chain} asks {set}: {rule:?}");
                 }
             }
         }
     }
     assert_eq!(seen.into_iter().collect::<Vec<_>>(), ["local", "podif", "self"]);
+    assert!(judged > 10, "{judged}");
 }

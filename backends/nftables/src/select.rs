@@ -3,8 +3,8 @@
 //! The shape, for each family (figures: `docs/performance.md`):
 //!
 //! - `forward`, the base chain, sends what is not established or related to `judge_*`: one rule for most packets;
-//! - `judge_*` drops what opens no connection where that touches an isolated pod, and what is spoofed. What comes from a
-//!   pod of the node goes on in `own_*`. Then the source is looked up in `egress_*`, if it is such a pod's, and the
+//! - `judge_*` drops what opens no connection where that touches an isolated pod, and what is spoofed: what has the source
+//!   of a pod of the node is checked in `own_*`. Then, in either chain, the source is looked up in `egress_*` and the
 //!   destination in `ingress_*`: two hash lookups, however many pods and policies;
 //! - the verdict of such a map leads to the chain of a profile (`out_*`, `in_*`), which looks up protocol and port in
 //!   one hash (`ports_*`), in one interval map for each protocol that has ranges (`ranges_*`), and in the defaults;
@@ -21,7 +21,7 @@ mod peers;
 mod profile;
 
 use crate::limits;
-use fixed::{deny_chain, from_pod, spoof_chain, strange_chain};
+use fixed::{deny_chain, from_pod, of_local, spoof_chain, strange_chain};
 use netpolc_bundle::nft::{
     self, Chain, Elements, Field, Hook, Key, KeyType, LOCAL, Match, Outcome, PODADDR, PODIF, Rule, Ruleset,
     Set, Table, Verdict,
@@ -236,8 +236,6 @@ impl<'m> Selector<'m> {
             },
         )?;
         let addrs = |list, text| Set { elements: Elements::Addrs(list), ..addr_set(comment(text)) };
-        // Whose egress is judged must not change under a packet that follows old rules, so this one is named by content.
-        let sources = builder.named_set("sources", addrs(local.clone(), "whose egress is judged here"))?;
         builder.set(LOCAL, addrs(local, "the pods of this node"))?;
         builder.set(
             SELF,
@@ -257,14 +255,17 @@ impl<'m> Selector<'m> {
         judge.push(rule(vec![Match::CtInvalid], Verdict::Goto(strange.clone())));
         judge.push(rule(vec![Match::TcpNotSyn], Verdict::Goto(strange)));
         let spoofed = |matches| rule(matches, Verdict::Jump(SPOOF.to_owned()));
+        let ends = [("egress", Field::Saddr, egress), ("ingress", Field::Daddr, ingress)];
+        let entries = ends.into_iter().map(|(kind, field, map)| builder.entry(kind, field, map));
+        let entries: Vec<Rule> = entries.filter_map(Result::transpose).collect::<Result<_, _>>()?;
+        // Both ways judge alike and differ in the check of the source alone, so a set that changes under a packet on its way
+        // opens nothing.
         let mut own = vec![spoofed(vec![Match::Unbound])];
-        own.extend(builder.entry("egress", Field::Saddr, egress)?);
-        let ingress = builder.entry("ingress", Field::Daddr, ingress)?;
-        own.extend(ingress.clone());
+        own.extend(entries.clone());
         let own = builder.named_chain("own", Chain { rules: own, ..Chain::default() })?;
-        judge.push(rule(vec![Match::InSet(vec![Field::Saddr], sources)], Verdict::Goto(own)));
+        judge.push(rule(vec![of_local()], Verdict::Goto(own)));
         judge.push(spoofed(vec![from_pod()]));
-        judge.extend(ingress);
+        judge.extend(entries);
         let judge = builder.named_chain("judge", Chain { rules: judge, ..Chain::default() })?;
         builder.chain(
             FORWARD,
