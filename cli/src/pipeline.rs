@@ -20,6 +20,8 @@ pub(crate) struct Input {
     pub(crate) diagnostics: Vec<Diagnostic>,
     /// Documents of unrelated kinds, by kind.
     pub(crate) skipped: BTreeMap<String, usize>,
+    /// The policies as they are written.
+    pub(crate) written: read::Written,
     pub(crate) took: Vec<(&'static str, Duration)>,
 }
 
@@ -45,7 +47,7 @@ impl Input {
         clock.lap("resolve");
         let mut diagnostics = read.diagnostics;
         diagnostics.extend(more);
-        Ok(Input { sources, model, diagnostics, skipped: read.skipped, took })
+        Ok(Input { sources, model, diagnostics, skipped: read.skipped, written: read.written, took })
     }
 
     /// Whether some diagnostic is an error.

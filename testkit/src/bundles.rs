@@ -16,9 +16,8 @@ pub fn backends(root: bool) -> Vec<Backend> {
 /// What the builder says.
 pub fn build(compiled: &Compiled, backends: &[Backend]) -> Result<Vec<Bundle>, String> {
     let labels = Labels::of_policies(&compiled.model);
-    let ir = netpolc_ir::text::write(compiled.optimized());
     let backends = backends.iter().copied();
-    let mut builder = NodeBuilder::new(&compiled.model, &compiled.matrix, &labels, backends, &ir);
+    let mut builder = NodeBuilder::new(&compiled.model, &compiled.matrix, &labels, backends, None);
     let built = |host| builder.build(host).map(|built| built.bundle).map_err(|e| e.to_string());
     compiled.matrix.hosts.keys().map(built).collect()
 }

@@ -29,7 +29,7 @@ fn artifacts(texts: &[(&str, String)]) -> BTreeMap<String, String> {
     ]);
     // Without the places, which are those of the text.
     let labels = Labels::of_policies(&compiled.model);
-    let mut builder = NodeBuilder::new(&compiled.model, &compiled.matrix, &labels, Backend::ALL, &ir);
+    let mut builder = NodeBuilder::new(&compiled.model, &compiled.matrix, &labels, Backend::ALL, None);
     for (host, data) in compiled.matrix.hosts.iter() {
         for (file, bytes) in builder.build(host).unwrap().bundle.to_files().unwrap() {
             out.insert(format!("{} {file}", data.name), String::from_utf8_lossy(&bytes).into_owned());

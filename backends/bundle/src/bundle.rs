@@ -18,8 +18,8 @@ pub const MANIFEST: &str = "manifest.json";
 pub const BINDINGS: &str = "bindings.json";
 /// The name of the provenance.
 pub const PROVENANCE: &str = "provenance.json";
-/// The name of the IR's text.
-pub const IR: &str = "policy.ir";
+/// The name of the policies.
+pub const POLICIES: &str = "policies.json";
 
 /// Most bytes that the file of this name may have; `None` if no file of a bundle has this name.
 pub fn limit(name: &str) -> Option<u64> {
@@ -31,7 +31,7 @@ pub fn limit(name: &str) -> Option<u64> {
         EBPF_MAPS => Some(limits::BPF_CONTENTS_BYTES),
         BINDINGS => Some(limits::BINDINGS_BYTES),
         PROVENANCE => Some(limits::PROVENANCE_BYTES),
-        IR => Some(limits::IR_BYTES),
+        POLICIES => Some(limits::POLICIES_BYTES),
         _ => None,
     }
 }
@@ -71,8 +71,9 @@ pub struct Parts {
     pub bindings: Bindings,
     /// Where the script's objects come from.
     pub provenance: Provenance,
-    /// The text of the IR.
-    pub ir: String,
+    /// The policies that the artifacts were made of, as a Kubernetes `List` in JSON; `None` if the bundle is for a loader
+    /// alone, which has no use for them.
+    pub policies: Option<String>,
 }
 
 /// A bundle whose manifest describes its files.
@@ -103,7 +104,9 @@ impl Bundle {
         let mut add = |name: &str, bytes: Vec<u8>| drop(files.insert(name.to_owned(), bytes));
         add(BINDINGS, to_json(BINDINGS, &parts.bindings)?);
         add(PROVENANCE, to_json(PROVENANCE, &parts.provenance)?);
-        add(IR, parts.ir.into_bytes());
+        if let Some(policies) = parts.policies {
+            add(POLICIES, policies.into_bytes());
+        }
         let entries = files.iter().map(|(name, bytes)| (name.clone(), Manifest::describe(bytes))).collect();
         let manifest = Manifest {
             format: FORMAT,
@@ -209,14 +212,6 @@ impl Bundle {
         let provenance: Provenance = from_json(PROVENANCE, self.bytes(PROVENANCE)?)?;
         provenance.check().map_err(|message| BundleError::new(PROVENANCE, message))?;
         Ok(provenance)
-    }
-
-    /// The text of the IR.
-    ///
-    /// # Errors
-    /// If the file is missing or not UTF-8.
-    pub fn ir(&self) -> Result<&str, BundleError> {
-        self.text(IR)
     }
 
     fn bytes(&self, name: &str) -> Result<&[u8], BundleError> {

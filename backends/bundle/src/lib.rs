@@ -25,6 +25,6 @@ pub use artifacts::{
     Artifacts, EBPF_CUT, EBPF_KEEP, EBPF_MAPS, EbpfFiles, IP6TABLES, IP6TABLES_PLAIN, IPSET, IPTABLES,
     IPTABLES_PLAIN, IptablesFiles, ReadBack, SCRIPT,
 };
-pub use bundle::{BINDINGS, Bundle, BundleError, IR, MANIFEST, PROVENANCE, Parts, limit};
+pub use bundle::{BINDINGS, Bundle, BundleError, MANIFEST, POLICIES, PROVENANCE, Parts, limit};
 pub use manifest::{Artifact, Backend, Bindings, FORMAT, FileEntry, LocalPod, Manifest, Origin, Provenance};
 pub use nft::Version;

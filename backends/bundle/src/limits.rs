@@ -16,8 +16,8 @@ pub const BINDINGS_BYTES: u64 = 16 << 20;
 /// Most bytes of `provenance.json`. Ours.
 pub const PROVENANCE_BYTES: u64 = 64 << 20;
 
-/// Most bytes of `policy.ir`. Ours.
-pub const IR_BYTES: u64 = 64 << 20;
+/// Most bytes of `policies.json`. Ours.
+pub const POLICIES_BYTES: u64 = 64 << 20;
 
 /// Most elements of all sets and maps of a script. Ours: nftables takes 11-14 MB of kernel memory for 100,000.
 pub const ELEMENTS: usize = 2_000_000;

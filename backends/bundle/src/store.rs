@@ -5,8 +5,9 @@
 //! The directory itself may be a symbolic link: it is resolved once, so that a link that is turned to another bundle
 //! meanwhile does not mix the two.
 
-use crate::bundle::{Bundle, BundleError, MANIFEST, parse_manifest};
+use crate::bundle::{Bundle, BundleError, MANIFEST, POLICIES, parse_manifest};
 use crate::limits;
+use crate::manifest::Manifest;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -29,6 +30,32 @@ impl Bundle {
         }
         Bundle::from_files(files)
     }
+}
+
+/// The text of the policies that a bundle was built of, which must be as its manifest says.
+///
+/// No other files are read, so a directory with these two suffices. Here they may be symbolic links, as those of a
+/// mounted ConfigMap are: this is for a reader without privileges.
+///
+/// # Errors
+/// If there are none, or if one of the two cannot be read or is not as it should be.
+pub fn policies(dir: &Path) -> Result<String, BundleError> {
+    let read = |name: &str, limit| {
+        let path = fs::canonicalize(dir.join(name)).map_err(|error| wrap(name, &error))?;
+        match (path.parent(), path.file_name().and_then(|name| name.to_str())) {
+            (Some(parent), Some(file)) => read_plain(parent, file, limit),
+            _ => Err(BundleError::new(name, "not a plain file")),
+        }
+    };
+    let manifest = parse_manifest(&read(MANIFEST, limits::MANIFEST_BYTES)?)?;
+    let Some(entry) = manifest.files.get(POLICIES) else {
+        return Err(BundleError::new(MANIFEST, "the bundle carries no policies"));
+    };
+    let bytes = read(POLICIES, entry.size)?;
+    if *entry != Manifest::describe(&bytes) {
+        return Err(BundleError::new(POLICIES, "it is not the one of the manifest"));
+    }
+    String::from_utf8(bytes).map_err(|_| BundleError::new(POLICIES, "not UTF-8"))
 }
 
 /// Writes the files of a bundle into a directory that exists and has none of them yet.

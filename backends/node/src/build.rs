@@ -45,7 +45,7 @@ pub struct NodeBuilder<'c> {
     nftables: netpolc_nftables::select::Selector<'c>,
     /// With ipsets, and without.
     iptables: [netpolc_iptables::select::Selector<'c>; 2],
-    ir: &'c str,
+    policies: Option<&'c str>,
 }
 
 impl std::fmt::Debug for NodeBuilder<'_> {
@@ -79,13 +79,13 @@ impl Gathered {
 }
 
 impl<'c> NodeBuilder<'c> {
-    /// For these backends. `ir` is the text of the IR that every bundle carries.
+    /// For these backends. `policies` are those that every bundle carries, as a `List` in JSON.
     pub fn new(
         model: &'c Model,
         matrix: &'c Matrix,
         labels: &'c Labels,
         backends: impl IntoIterator<Item = Backend>,
-        ir: &'c str,
+        policies: Option<&'c str>,
     ) -> NodeBuilder<'c> {
         use netpolc_iptables::select::Selector;
         NodeBuilder {
@@ -95,7 +95,7 @@ impl<'c> NodeBuilder<'c> {
             reference: SetReference::new(model),
             nftables: netpolc_nftables::select::Selector::new(matrix, labels),
             iptables: [Selector::new(matrix, labels), Selector::new(matrix, labels).without_sets()],
-            ir,
+            policies,
         }
     }
 
@@ -134,7 +134,7 @@ impl<'c> NodeBuilder<'c> {
             artifacts,
             bindings: Bindings { pods: local_bindings(self.matrix, host) },
             provenance: Provenance::new(objects),
-            ir: self.ir.to_owned(),
+            policies: self.policies.map(str::to_owned),
         };
         let (mut bundle, read) = Bundle::with_read_back(parts).map_err(|e| bug(&e))?;
         let mut machines = Machines::new(read).map_err(|e| bug(&e))?;

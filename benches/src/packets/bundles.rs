@@ -7,7 +7,6 @@ use netpolc_bundle::{Backend, store};
 use netpolc_frontend::diagnostic::Severity;
 use netpolc_frontend::model::resolve;
 use netpolc_frontend::read;
-use netpolc_ir::text;
 use netpolc_node::{BuildError, Labels, NodeBuilder, compile};
 use std::collections::BTreeMap;
 use std::fs;
@@ -46,13 +45,12 @@ fn version(
     }
     let compiled = compile(&model, &mut |_| {}).map_err(wrong)?;
     let labels = Labels::new(&model, &sources, true);
-    let ir = text::write(&compiled.optimized);
     let host = compiled.matrix.hosts.iter().find(|(_, data)| data.name == NODE).map(|(host, _)| host);
     let host = host.ok_or_else(|| wrong(format!("there is no node {NODE}")))?;
     progress(format!("{} policies compiled", load.policies));
     let mut all = BTreeMap::new();
     for backend in Backend::ALL {
-        let mut builder = NodeBuilder::new(&model, &compiled.matrix, &labels, [backend], &ir);
+        let mut builder = NodeBuilder::new(&model, &compiled.matrix, &labels, [backend], None);
         let built = match builder.build(host) {
             Ok(built) => built,
             Err(error @ BuildError::Unsupported(..)) => {

@@ -86,10 +86,10 @@ fn build_nodes(
     dir: &Path,
 ) -> Result<Summary, Failure> {
     let labels = labels(compiled, true);
-    let ir = policies_text(compiled);
+    let policies = compiled.input.written.list();
     let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let worker = || -> Result<Summary, Failure> {
-        let mut builder = builder(compiled, &labels, backends, &ir);
+        let mut builder = builder(compiled, &labels, backends, Some(&policies));
         let mut summary = Summary::default();
         while let Some(&host) = hosts.get(next.fetch_add(1, Ordering::Relaxed)) {
             let built = builder.build(host)?;
@@ -121,14 +121,6 @@ fn build_nodes(
     Ok(total)
 }
 
-/// The policies as IR. The endpoints are left out: a bundle lists those of its own node, and repeating all of them for
-/// every node would make the bundles of a large cluster quadratic in size.
-pub(super) fn policies_text(compiled: &Compiled) -> String {
-    let mut unit = compiled.optimized.clone();
-    unit.endpoints.clear();
-    text::write(&unit)
-}
-
 pub(super) fn write_bundle(dir: &Path, node: &str, built: &Built) -> Result<(), Failure> {
     let folder = dir.join(node);
     let files = built.bundle.to_files().map_err(|e| Failure::Unsupported(e.to_string()))?;
@@ -148,7 +140,7 @@ fn print_stage(compiled: &Compiled, hosts: &[Host], stage: Stage) -> Result<Stri
         Stage::Matrix => Ok(text::write_matrix(&compiled.matrix)),
         Stage::Nftables => {
             let labels = labels(compiled, true);
-            let mut builder = builder(compiled, &labels, &[Backend::Nftables], "");
+            let mut builder = builder(compiled, &labels, &[Backend::Nftables], None);
             let mut out = String::new();
             for &host in hosts {
                 let plan = builder.nftables_plan(host)?;
@@ -164,7 +156,7 @@ fn print_stage(compiled: &Compiled, hosts: &[Host], stage: Stage) -> Result<Stri
 
 fn artifacts(compiled: &Compiled, hosts: &[Host], backend: Backend) -> Result<String, Failure> {
     let labels = labels(compiled, true);
-    let mut builder = builder(compiled, &labels, &[backend], "");
+    let mut builder = builder(compiled, &labels, &[backend], None);
     let mut out = String::new();
     for &host in hosts {
         let _ = writeln!(out, "# node {}", compiled.matrix.hosts[host].name);

@@ -42,7 +42,7 @@ pub(crate) fn run(args: &EvalArgs) -> Result<Answer, Failure> {
 
 fn plan_judges(compiled: &Compiled) -> Result<Vec<NodeJudge>, Failure> {
     let labels = labels(compiled, false);
-    let mut builder = builder(compiled, &labels, &[Backend::Nftables], "");
+    let mut builder = builder(compiled, &labels, &[Backend::Nftables], None);
     let matrix = &compiled.matrix;
     let mut judges = Vec::new();
     for (host, data) in matrix.hosts.iter() {

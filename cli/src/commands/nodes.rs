@@ -50,15 +50,15 @@ pub(crate) fn labels(compiled: &Compiled, places: bool) -> Labels {
     Labels::new(&compiled.input.model, &compiled.input.sources, places)
 }
 
-/// What makes the bundles of nodes for these backends.
+/// What makes the bundles of nodes for these backends. `policies` is the text of the policies that every bundle carries.
 pub(crate) fn builder<'c>(
     compiled: &'c Compiled,
     labels: &'c Labels,
     backends: &[Backend],
-    ir: &'c str,
+    policies: Option<&'c str>,
 ) -> NodeBuilder<'c> {
     let backends = backends.iter().map(|backend| (*backend).into());
-    NodeBuilder::new(&compiled.input.model, &compiled.matrix, labels, backends, ir)
+    NodeBuilder::new(&compiled.input.model, &compiled.matrix, labels, backends, policies)
 }
 
 /// What is wrong with the bindings of a bundle: they must list just the pods of its node.

@@ -54,7 +54,7 @@ fn snapshots(compiled: &Compiled, backends: &[Backend]) -> Result<BTreeMap<Strin
     let mut all = BTreeMap::new();
     for &backend in backends {
         let labels = labels(compiled, false);
-        let mut builder = builder(compiled, &labels, &[backend], "");
+        let mut builder = builder(compiled, &labels, &[backend], None);
         for host in choose(&compiled.matrix, &[])? {
             builder.build(host)?;
             let snapshot = match backend {

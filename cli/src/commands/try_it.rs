@@ -76,8 +76,7 @@ fn find_loader() -> Result<PathBuf, Failure> {
 
 fn write_bundles(compiled: &Compiled, backend: Backend, dir: &Path) -> Result<(), Failure> {
     let labels = labels(compiled, true);
-    let ir = super::build::policies_text(compiled);
-    let mut builder = builder(compiled, &labels, &[backend], &ir);
+    let mut builder = builder(compiled, &labels, &[backend], None);
     for (host, data) in compiled.matrix.hosts.iter() {
         super::build::write_bundle(dir, &data.name, &builder.build(host)?)?;
     }

@@ -19,7 +19,7 @@ type Finding = (String, Option<String>);
 pub(crate) fn run(args: &VerifyArgs) -> Result<Answer, Failure> {
     let compiled = compile(Input::sound(&args.paths)?)?;
     let labels = labels(&compiled, true);
-    let builder = builder(&compiled, &labels, &[], "");
+    let builder = builder(&compiled, &labels, &[], None);
     let mut missing: BTreeSet<String> = compiled.matrix.hosts.values().map(|h| h.name.clone()).collect();
     let folders = bundles(&args.dir)?;
     let whole = folders.whole;

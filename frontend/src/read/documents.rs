@@ -4,6 +4,7 @@ use super::relax::relax;
 use super::report::{Report, of_document};
 use super::split::{Unit, lines_of_yaml_1_1};
 use super::tree::{Node, Path, Problem, Value, quote};
+use super::written::Written;
 use super::{cluster_policy, json, network_policy, pods, workloads, yaml};
 use crate::diagnostic::{Diagnostic, JSON, NO_KIND, NOT_OBJECT, PASSED_OVER, Severity, WRONG_TYPE};
 use crate::objects::Objects;
@@ -16,6 +17,7 @@ pub(super) struct Found {
     pub(super) objects: Objects,
     pub(super) diagnostics: Vec<Diagnostic>,
     pub(super) skipped: BTreeMap<String, usize>,
+    pub(super) written: Written,
 }
 
 /// What we read.
@@ -169,7 +171,7 @@ impl Documents<'_> {
         }
         match KINDS.iter().find(|(v, k, _)| *v == api_version && *k == kind) {
             Some((_, _, reader)) => {
-                self.read(*reader, node, kind);
+                self.read(*reader, node, (api_version, kind));
                 true
             }
             None => {
@@ -238,13 +240,19 @@ impl Documents<'_> {
         used
     }
 
-    fn read(&mut self, reader: Reader, node: &Node<'_>, kind: &str) {
+    fn read(&mut self, reader: Reader, node: &Node<'_>, (api_version, kind): (&str, &str)) {
         let report = Report::new(self.source, node, called(node, kind, reader));
-        let objects = &mut self.found.objects;
+        let Found { objects, written, .. } = self.found;
         match reader {
-            Reader::NetworkPolicy => objects.policies.extend(network_policy::read(&report)),
-            Reader::ClusterPolicy(kind) => {
-                objects.cluster_policies.extend(cluster_policy::read(kind, &report))
+            Reader::NetworkPolicy => {
+                objects.policies.extend(network_policy::read(&report).inspect(|policy| {
+                    written.add(node, (api_version, kind), (&policy.namespace, &policy.name));
+                }))
+            }
+            Reader::ClusterPolicy(of) => {
+                objects.cluster_policies.extend(cluster_policy::read(of, &report).inspect(|policy| {
+                    written.add(node, (api_version, kind), ("", &policy.name));
+                }))
             }
             Reader::Namespace => objects.namespaces.extend(pods::namespace(&report)),
             Reader::Node => objects.nodes.extend(pods::node(&report)),
@@ -292,6 +300,7 @@ impl Found {
         for (kind, count) in later.skipped {
             *self.skipped.entry(kind).or_default() += count;
         }
+        self.written.absorb(later.written);
     }
 }
 

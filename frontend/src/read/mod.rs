@@ -18,6 +18,7 @@ mod tree;
 mod unique;
 mod validate;
 mod workloads;
+mod written;
 mod yaml;
 
 use crate::diagnostic::{Diagnostic, Severity};
@@ -29,6 +30,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+pub use written::Written;
 
 /// Documents are handed to threads in batches of about so many bytes.
 const BATCH_BYTES: usize = 128 << 10;
@@ -45,6 +47,8 @@ pub struct Read {
     pub diagnostics: Vec<Diagnostic>,
     /// How many objects of unrelated kinds were passed over, by API version and kind, as `v1 Service`.
     pub skipped: BTreeMap<String, usize>,
+    /// The policies as they are written.
+    pub written: Written,
 }
 
 /// Reads all sources.
@@ -60,9 +64,9 @@ pub fn read(sources: &Sources) -> Read {
     for part in read_batches(&batches(&units), &units, sources) {
         found.absorb(part);
     }
-    let Found { mut objects, mut diagnostics, skipped } = found;
+    let Found { mut objects, mut diagnostics, skipped, written } = found;
     unique::check(&mut objects, sources, &mut diagnostics);
-    Read { objects, diagnostics, skipped }
+    Read { objects, diagnostics, skipped, written }
 }
 
 /// Neighbouring units that are read together.

@@ -7,7 +7,6 @@ use netpolc_bundle::{Backend, Bundle};
 use netpolc_frontend::model::resolve;
 use netpolc_frontend::objects::Objects;
 use netpolc_frontend::source::Sources;
-use netpolc_ir::text;
 use netpolc_node::{BuildError, Labels, NodeBuilder, compile as common};
 
 /// Which of several backends a bundle has artifacts for.
@@ -91,10 +90,7 @@ pub fn compile(
     let host = host.ok_or_else(|| BuildError::Bug(format!("there is no node {node}")))?;
     // Objects of the API have no lines; their names are in the provenance.
     let labels = Labels::new(&model, sources, false);
-    // As in a build: the bindings list this node's pods, and all others would make the bundle as large as the cluster.
-    let mut policies = compiled.optimized;
-    policies.endpoints.clear();
-    let ir = text::write(&policies);
-    let mut builder = NodeBuilder::new(&model, &compiled.matrix, &labels, backends.iter().copied(), &ir);
+    // The loader has no use for the policies themselves.
+    let mut builder = NodeBuilder::new(&model, &compiled.matrix, &labels, backends.iter().copied(), None);
     Ok(builder.build(host)?.bundle)
 }

@@ -1,4 +1,4 @@
-//! Policies from files, as they were reviewed, instead of those of the API server.
+//! Policies from files or from a bundle, as they were reviewed, instead of those of the API server.
 //!
 //! They are read once, by the front end that reads them in CI, and whatever is wrong with them ends the agent before it
 //! begins: there is somebody who can mend a file. The objects beside them in the files (namespaces, pods) are left out;
@@ -7,6 +7,7 @@
 use crate::store::{Kind, Object, Told};
 use crate::trim::PolicyData;
 use crate::{Error, log};
+use netpolc_bundle::{MANIFEST, POLICIES, store};
 use netpolc_frontend::diagnostic::{Severity, render};
 use netpolc_frontend::read::read;
 use netpolc_frontend::source::Sources;
@@ -41,28 +42,47 @@ impl Fixed {
                 sources.add(file.display().to_string(), bytes(&file)?);
             }
         }
-        let read = read(&sources);
+        match Fixed::of(&sources)? {
+            fixed if fixed.count() == 0 => Err(Error::Usage("no policy in what --policies names".to_owned())),
+            fixed => Ok(fixed),
+        }
+    }
+
+    /// Takes the policies that a bundle was built of, of which its manifest has the digest: the one in this directory, or,
+    /// of what a build wrote for several nodes, that of this node. A build without policies is taken at its word.
+    ///
+    /// # Errors
+    /// If there is no such bundle, or if it is not as its manifest says.
+    pub fn of_bundle(dir: &Path, node: &str) -> Result<Fixed, Error> {
+        let of_node = dir.join(node);
+        let of_node = of_node.join(MANIFEST).exists() && !dir.join(MANIFEST).exists();
+        let dir = if of_node { dir.join(node) } else { dir.to_owned() };
+        let at = |error| Error::Usage(format!("--bundle {}: {error}", dir.display()));
+        let text = store::policies(&dir).map_err(at)?;
+        let mut sources = Sources::default();
+        sources.add(dir.join(POLICIES).display().to_string(), text.into_bytes());
+        Fixed::of(&sources)
+    }
+
+    fn of(sources: &Sources) -> Result<Fixed, Error> {
+        let read = read(sources);
         let (errors, others): (Vec<_>, Vec<_>) =
             read.diagnostics.into_iter().partition(|d| d.severity == Severity::Error);
         for diagnostic in others {
             log::warn("policies", &[("code", &diagnostic.code), ("message", &diagnostic.message)]);
         }
         if !errors.is_empty() {
-            let text = render(&errors, &sources, false);
+            let text = render(&errors, sources, false);
             return Err(Error::Usage(format!("policies cannot be used\n{}", text.trim_end())));
         }
         let objects = read.objects;
         let policies = objects.policies.into_iter().map(|policy| Object::Policy(Box::new(data(policy))));
         let cluster = objects.cluster_policies.into_iter();
         let cluster = cluster.map(|policy| Object::ClusterPolicy(Box::new(data(policy))));
-        let fixed = Fixed { policies: policies.collect(), cluster_policies: cluster.collect() };
-        match fixed.count() {
-            0 => Err(Error::Usage("no policy in what --policies names".to_owned())),
-            _ => Ok(fixed),
-        }
+        Ok(Fixed { policies: policies.collect(), cluster_policies: cluster.collect() })
     }
 
-    /// How many there are; never 0.
+    /// How many there are.
     pub fn count(&self) -> usize {
         self.policies.len() + self.cluster_policies.len()
     }

@@ -61,9 +61,10 @@ pub fn run(mut cli: Cli) -> Result<(), Error> {
 }
 
 async fn serve(options: Options) -> Result<(), Error> {
-    let fixed = match options.policies.as_slice() {
-        [] => None,
-        paths => Some(Fixed::read(paths)?),
+    let fixed = match (&options.bundle, options.policies.as_slice()) {
+        (Some(dir), _) => Some(Fixed::of_bundle(dir, &options.node)?),
+        (None, []) => None,
+        (None, paths) => Some(Fixed::read(paths)?),
     };
     let client = watch::client(options.kubeconfig.as_deref()).await?;
     let metrics = Arc::new(Metrics::default());

@@ -43,6 +43,10 @@ pub struct Cli {
     /// Namespaces, nodes and pods are watched as ever. May be given several times.
     #[arg(long, value_name = "PATH")]
     policies: Vec<PathBuf>,
+    /// Take the policies that this bundle was built of, `DIR` or `DIR/NODE`: those that CI proved. Of the bundle its
+    /// manifest and its policies are needed.
+    #[arg(long, value_name = "DIR", conflicts_with = "policies")]
+    bundle: Option<PathBuf>,
     /// Where `/metrics`, `/healthz` and `/readyz` are served; `off` for nowhere.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9475")]
     metrics_listen: String,
@@ -101,6 +105,7 @@ pub struct Options {
     /// `None` is what the loader takes.
     pub backends: Option<Vec<Backend>>,
     pub policies: Vec<PathBuf>,
+    pub bundle: Option<PathBuf>,
     pub metrics_listen: Option<SocketAddr>,
     pub add_timeout: Duration,
 }
@@ -133,6 +138,7 @@ impl Cli {
             cni: self.cni,
             backends,
             policies: self.policies,
+            bundle: self.bundle,
             metrics_listen,
             add_timeout: Duration::from_secs(self.add_timeout),
         })

@@ -50,7 +50,7 @@ fn what_is_written_is_read() {
     let provenance = read.provenance().unwrap();
     let lines = |object| provenance.behind(object).map(|place| place.line).collect::<Vec<_>>();
     assert_eq!((lines("pods_5a5a"), lines("pods_0000")), (vec![12], vec![]));
-    assert_eq!(read.ir().unwrap(), "unit\n");
+    assert_eq!(store::policies(&dir.0).unwrap(), "list\n");
     assert_eq!(Bundle::from_files(read.to_files().unwrap()).unwrap(), read);
     store::write(&dir.0, &read).expect_err("the files exist");
 }
@@ -135,10 +135,10 @@ fn manifests() {
     check_manifest("\"nftables\"", "\"pf\"", "unknown variant");
     check_manifest("\"bindings.json\"", "\"../bindings.json\"", "no file of a bundle");
     check_manifest("\"bindings.json\"", "\"manifest.json\"", "names itself");
-    check_manifest("\"policy.ir\"", "\"bindings.json\"", "duplicate key");
+    check_manifest("\"policies.json\"", "\"bindings.json\"", "duplicate key");
     check_manifest("\"192.0.2.1\"", "\"192.0.2\"", "invalid IP");
     check_manifest("\"node-1\"", "\"node\\u0007\"", "control");
-    check_manifest("\"size\": 5,", "\"size\": 6,", "policy.ir: 5 bytes");
+    check_manifest("\"size\": 5,", "\"size\": 6,", "policies.json: 5 bytes");
     check_manifest("\"size\": 5,", "\"size\": 99999999999,", "more than");
 }
 
@@ -203,7 +203,7 @@ fn mutations_behind_the_digests() {
             let entry = changed.manifest.files.get_mut(name).unwrap();
             *entry = Manifest::describe(bytes);
             let Ok(bundle) = Bundle::from_files(changed.to_files().unwrap()) else { panic!("{name}") };
-            let _ = (bundle.bindings(), bundle.provenance(), bundle.ir());
+            let _ = (bundle.bindings(), bundle.provenance());
             if let Ok(ruleset) = nftables(&bundle) {
                 assert_eq!(nft::digest(&ruleset), version(&good), "{name}");
             } else {

@@ -25,7 +25,7 @@ pub(crate) fn bundle() -> Bundle {
         artifacts: Artifacts { nftables: Some(script()), ..Artifacts::default() },
         bindings: Bindings { pods: vec![pod] },
         provenance: Provenance::new([("pods_5a5a".to_owned(), vec![&origin])]),
-        ir: "unit\n".into(),
+        policies: Some("list\n".to_owned()),
     })
     .unwrap()
 }

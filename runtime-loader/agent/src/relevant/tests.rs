@@ -78,7 +78,7 @@ fn what_is_left_out_changes_nothing() {
     let (model, _) = resolve(objects.clone());
     let compiled = common(&model, &mut |_| ()).unwrap();
     let names = Names::of_policies(&model);
-    let builder = NodeBuilder::new(&model, &compiled.matrix, &names, [Backend::Nftables], "");
+    let builder = NodeBuilder::new(&model, &compiled.matrix, &names, [Backend::Nftables], None);
     for node in ["n0", "n1", "n2"] {
         let some = slice(&all(&objects), node);
         assert!(some.objects.policies.len() < objects.policies.len() || node == "n2", "{node}");
@@ -198,7 +198,7 @@ fn what_comes_and_goes_is_judged_as_if_it_were_compiled() {
             let (model, _) = resolve(objects.clone());
             let compiled = common(&model, &mut |_| ()).unwrap();
             let names = Names::of_policies(&model);
-            let builder = NodeBuilder::new(&model, &compiled.matrix, &names, [backend], "");
+            let builder = NodeBuilder::new(&model, &compiled.matrix, &names, [backend], None);
             builder.prove(&bundle).unwrap_or_else(|error| panic!("{backend}, step {step}: {error}"));
             let mine = objects.pods.iter().filter(|p| p.node.as_deref() == Some("n0"));
             let mut mine: Vec<_> =

@@ -4,9 +4,15 @@ use crate::cluster::{self, BACKEND, DB, FRONTEND, bindings, binds, db_test, pass
 use crate::plugin::sandbox;
 use crate::rig::Rig;
 use netpolc_bundle::wire::{FromAgent, Sandbox, ToAgent};
+use netpolc_bundle::{Backend, MANIFEST, POLICIES, store};
+use netpolc_frontend::model::resolve;
+use netpolc_frontend::read::read;
+use netpolc_frontend::source::Sources;
+use netpolc_node::{Labels, NodeBuilder};
 use netpolc_standin::Resource;
 use serde_json::json;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 #[test]
@@ -66,6 +72,58 @@ fn policies_of_files_are_those_that_count() {
     rig.start();
     rig.until("the reason", || rig.log().contains("no policy"));
     assert!(rig.ends_with(2), "{}", rig.log());
+}
+
+/// So do those of a bundle that was built elsewhere, of other pods; and nothing else but what it was built of is taken.
+#[test]
+fn policies_of_a_bundle_are_those_that_count() {
+    let dir = tempfile::tempdir().unwrap();
+    built(dir.path(), "n9");
+    let mut rig = Rig::new(&["--bundle", dir.path().join("n9").to_str().unwrap()]);
+    cluster::fill(&rig.api);
+    rig.api.delete(Resource::NetworkPolicies, "shop", "db-test");
+    rig.start();
+    let first = rig.loader().wait("the first bundle", |_| true);
+    assert!(passes(&first, BACKEND, DB) && !passes(&first, FRONTEND, DB), "not those of the API server");
+    rig.api.apply(pod("backend", "n2", "10.244.2.7"));
+    rig.loader()
+        .wait("the backend's new address", |b| passes(b, "10.244.2.7", DB) && !passes(b, BACKEND, DB));
+    rig.kill();
+
+    // As a ConfigMap is mounted: links, and no more than the two files.
+    let (mounted, n9) = (tempfile::tempdir().unwrap(), dir.path().join("n9"));
+    for file in [MANIFEST, POLICIES] {
+        std::os::unix::fs::symlink(n9.join(file), mounted.path().join(file)).unwrap();
+    }
+    let mut rig = Rig::new(&["--bundle", mounted.path().to_str().unwrap()]);
+    cluster::fill(&rig.api);
+    rig.start();
+    rig.loader().wait("a bundle", |b| !passes(b, FRONTEND, DB));
+    rig.kill();
+
+    let text = std::fs::read_to_string(n9.join(POLICIES)).unwrap();
+    std::fs::write(n9.join(POLICIES), text.replace("backend", "hackend")).unwrap();
+    rig.start();
+    rig.until("the reason", || rig.log().contains("not the one of the manifest"));
+    assert!(rig.ends_with(2), "{}", rig.log());
+}
+
+/// A bundle for a node, as a build writes it.
+fn built(dir: &Path, node: &str) {
+    let mut sources = Sources::default();
+    let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": node } });
+    sources.add("in.json", format!("{node}{}", db_test()).into_bytes());
+    let read = read(&sources);
+    let (model, _) = resolve(read.objects);
+    let compiled = netpolc_node::compile(&model, &mut |_| ()).unwrap();
+    let (labels, policies) = (Labels::of_policies(&model), read.written.list());
+    let backends = [Backend::Nftables];
+    let mut builder = NodeBuilder::new(&model, &compiled.matrix, &labels, backends, Some(&policies));
+    for (host, data) in compiled.matrix.hosts.iter() {
+        let folder = dir.join(&data.name);
+        std::fs::create_dir(&folder).unwrap();
+        store::write(&folder, &builder.build(host).unwrap().bundle).unwrap();
+    }
 }
 
 #[test]

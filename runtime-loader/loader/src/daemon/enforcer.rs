@@ -13,7 +13,7 @@ use crate::status::{self, Status};
 use crate::{Error, dataplane, generation};
 use netpolc_bundle::nft::Family;
 use netpolc_bundle::rebind::{Rebind, Unlike};
-use netpolc_bundle::{Backend, Bindings, Bundle, IR, PROVENANCE, ReadBack, Version};
+use netpolc_bundle::{Backend, Bindings, Bundle, POLICIES, PROVENANCE, ReadBack, Version};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -189,7 +189,7 @@ impl Enforcer for ThisKernel {
         let mut form = bundle.clone();
         let artifacts = &mut form.manifest.artifacts;
         let unused = |backend: Backend| self.wanted.is_some_and(|wanted| wanted != backend);
-        let mut not_read = vec![PROVENANCE, IR];
+        let mut not_read = vec![PROVENANCE, POLICIES];
         for artifact in artifacts.keys().copied().collect::<Vec<_>>() {
             if unused(artifact.backend()) && artifacts.len() > 1 {
                 artifacts.remove(&artifact);

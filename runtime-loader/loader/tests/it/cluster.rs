@@ -70,7 +70,7 @@ pub(crate) fn compiled_for(policies: &str, backends: &[Backend]) -> Bundle {
     let compiled = compile(model(&[("cluster.yaml", world() + policies)]).unwrap()).unwrap();
     let labels = Labels::of_policies(&compiled.model);
     let backends = backends.iter().copied();
-    let mut builder = NodeBuilder::new(&compiled.model, &compiled.matrix, &labels, backends, "");
+    let mut builder = NodeBuilder::new(&compiled.model, &compiled.matrix, &labels, backends, None);
     let host = compiled.matrix.hosts.iter().find(|(_, data)| data.name == "alpha").unwrap().0;
     builder.build(host).unwrap().bundle
 }

@@ -33,7 +33,7 @@ spec:
 fn compiled() -> Bundle {
     let compiled = compile(model(&[("cluster.yaml", CLUSTER.to_owned())]).unwrap()).unwrap();
     let labels = Labels::of_policies(&compiled.model);
-    let mut builder = NodeBuilder::new(&compiled.model, &compiled.matrix, &labels, Backend::ALL, "");
+    let mut builder = NodeBuilder::new(&compiled.model, &compiled.matrix, &labels, Backend::ALL, None);
     let host = compiled.matrix.hosts.iter().next().unwrap().0;
     builder.build(host).unwrap().bundle
 }
