@@ -1,21 +1,26 @@
 //! A plain bit set over small indices; all operands of an operation have the same length.
 
+use smallvec::{SmallVec, smallvec};
+
+/// A node's proof works on sets of some hundred atoms, and makes millions of them: so many words are kept without a heap.
+const INLINE: usize = 4;
+
 /// A fixed-length set of `0..len`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct BitSet {
-    words: Vec<u64>,
+    words: SmallVec<[u64; INLINE]>,
     len: usize,
 }
 
 impl BitSet {
     /// The empty set over `0..len`.
     pub fn empty(len: usize) -> BitSet {
-        BitSet { words: vec![0; len.div_ceil(64)], len }
+        BitSet { words: smallvec![0; len.div_ceil(64)], len }
     }
 
     /// The full set over `0..len`.
     pub fn full(len: usize) -> BitSet {
-        let mut set = BitSet { words: vec![u64::MAX; len.div_ceil(64)], len };
+        let mut set = BitSet { words: smallvec![u64::MAX; len.div_ceil(64)], len };
         if let (Some(last), rest @ 1..) = (set.words.last_mut(), len % 64) {
             *last = (1 << rest) - 1;
         }
@@ -139,9 +144,16 @@ impl BitSet {
 impl FromIterator<(usize, bool)> for BitSet {
     /// From `(index, present)` pairs with ascending indices from 0.
     fn from_iter<T: IntoIterator<Item = (usize, bool)>>(iter: T) -> BitSet {
-        let items: Vec<(usize, bool)> = iter.into_iter().collect();
-        let mut set = BitSet::empty(items.len());
-        items.iter().filter(|(_, present)| *present).for_each(|(i, _)| set.insert(*i));
+        let mut set = BitSet::default();
+        for (_, present) in iter {
+            if set.len % 64 == 0 {
+                set.words.push(0);
+            }
+            set.len += 1;
+            if present {
+                set.insert(set.len - 1);
+            }
+        }
         set
     }
 }

@@ -83,6 +83,8 @@ pub(super) struct Run {
     program: Program,
     members: FxHashMap<(SetId, Option<u8>), Rc<BitSet>>,
     groups: FxHashMap<(SetId, Option<u8>), Groups>,
+    /// The atoms that live on the node.
+    locals: Option<BitSet>,
     /// The protocol and port that `chains` is about.
     cell: Option<(Protocol, u16)>,
     /// By kind of packet, by chain, for either axis.
@@ -95,6 +97,7 @@ impl Run {
             program: Program::new(table),
             members: FxHashMap::default(),
             groups: FxHashMap::default(),
+            locals: None,
             cell: None,
             chains: Default::default(),
         }

@@ -5,7 +5,7 @@ use super::{Axis, NeedsFixed, Walk};
 use netpolc_bundle::nft::{Field, Match};
 use netpolc_ir::bitset::BitSet;
 use netpolc_ir::ports::Protocol;
-use netpolc_ir::proof::Kind;
+use netpolc_ir::proof::{Atoms, Kind};
 
 impl Walk<'_> {
     /// Keeps the packets that fulfil a condition.
@@ -45,15 +45,14 @@ impl Walk<'_> {
     }
 
     /// Keeps the packets that come from the interface of the pod that has their source, or all others.
-    fn bound(&self, state: &mut BitSet, keep: bool) -> Result<(), NeedsFixed> {
+    fn bound(&mut self, state: &mut BitSet, keep: bool) -> Result<(), NeedsFixed> {
         let honest = !matches!(self.case.kind, Kind::Asymmetric | Kind::Spoofed);
-        let locals = || (0..self.atoms.len()).map(|atom| (atom, self.atoms.local(atom))).collect::<BitSet>();
         let all = match self.case.axis {
             Axis::Src if honest => {
-                let locals = locals();
+                let locals = self.run.locals.get_or_insert_with(|| locals(self.atoms));
                 match keep {
-                    true => state.and_with(&locals),
-                    false => *state = state.minus(&locals),
+                    true => state.and_with(locals),
+                    false => state.remove_all(locals),
                 }
                 return Ok(());
             }
@@ -65,4 +64,9 @@ impl Walk<'_> {
         }
         Ok(())
     }
+}
+
+/// The atoms that live on the node.
+fn locals(atoms: &Atoms) -> BitSet {
+    (0..atoms.len()).map(|atom| (atom, atoms.local(atom))).collect()
 }
