@@ -4,9 +4,10 @@
 //! pods with each other, with that of the interface, and with 0; and it uses the port as an index of the bitmaps that
 //! pairs name for the packet's protocol, and compares it with the single ports that they name. So two runs end alike if
 //! the maps know the same of the addresses, the numbers of the pods are equal or unequal in both, the port is in the same
-//! of those bitmaps, and it is none of those single ports or the same one. Besides, it adds a column to a row of the other end and does nothing else with it, and asks of the rows that it does not add to only whether they
-//! are 0. Of packets that are forged or open no connection it asks nothing else of rows either: a forged one is dropped before,
-//! and the other kinds pass where nobody is isolated. With `keep` it asks nothing of the ends of an established one. Of a
+//! of those bitmaps, and it is none of those single ports or the same one. Besides, it asks `pairs` for the sum of a row and
+//! the other end's column, and does nothing else with a column, so what counts is which value is found there; of rows that it
+//! does not ask about it sees only whether they are 0. Of packets that are forged or open no connection it asks nothing else
+//! of rows either: a forged one is dropped before, and the other kinds pass where nobody is isolated. With `keep` it asks nothing of the ends of an established one. Of a
 //! connection's state it asks only whether it is new, so established packets get the same whichever end
 //! began. One run answers for all packets that are alike in this way; which program it is has been compared instruction
 //! by instruction.
@@ -70,25 +71,53 @@ fn word(value: &[u8], i: usize) -> u32 {
 /// What the program can tell about an end, other than which pod of this node it is.
 type Class = ([u32; 3], bool);
 
-/// Two ends that are different pods, as far as the program tells such ends apart in one direction.
-fn ends(src: Known, dst: Known) -> [Class; 2] {
-    let ([src_column, src_in, src_out], [dst_column, dst_in, dst_out]) = (src.judged, dst.judged);
-    let src_column = if dst_in == 0 { 0 } else { src_column };
-    let dst_column = if src_out == 0 { 0 } else { dst_column };
-    [
-        ([src_column, u32::from(src_in != 0), src_out], src.pod != 0),
-        ([dst_column, dst_in, u32::from(dst_out != 0)], dst.pod != 0),
-    ]
+/// Two ends that are different pods, as far as the program tells such ends apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Ends {
+    /// What the rows of the two ends, egress and ingress of each, say of the other end: 0 if there is no such row, else a
+    /// number of what `pairs` has, or 1 where that does not matter.
+    rows: [u32; 4],
+    /// Whether they are pods of this node.
+    pods: [bool; 2],
 }
 
-/// The same for packets that go both ways.
-fn ends_both_ways(own: Known, peer: Known) -> [Class; 2] {
-    let end = |this: Known, that: Known| {
-        let [column, ingress, egress] = this.judged;
-        let read = that.judged[1] != 0 || that.judged[2] != 0;
-        ([if read { column } else { 0 }, ingress, egress], this.pod != 0)
-    };
-    [end(own, peer), end(peer, own)]
+/// Values of `pairs` by number: those that are found have numbers from [`Pairs::FIRST`] on.
+#[derive(Debug, Default)]
+struct Pairs(FxHashMap<Vec<u8>, u32>);
+
+impl Pairs {
+    const NOTHING: u32 = 2;
+    const FIRST: u32 = 3;
+
+    /// What a row says of a column.
+    fn of(&mut self, maps: &Maps, row: u32, column: u32) -> u32 {
+        if row == 0 {
+            return 0;
+        }
+        let key = row.wrapping_add(column).wrapping_sub(1).to_le_bytes();
+        let Some(value) = maps.get(Map::Pairs, &key) else { return Pairs::NOTHING };
+        if let Some(number) = self.0.get(value) {
+            return *number;
+        }
+        let number = Pairs::FIRST + self.0.len() as u32;
+        self.0.insert(value.to_vec(), number);
+        number
+    }
+
+    /// The first end sends, or, if packets go both ways, either does.
+    fn ends(&mut self, maps: &Maps, [src, dst]: [Known; 2], (direction, matter): Way) -> Ends {
+        let ([src_column, src_in, src_out], [dst_column, dst_in, dst_out]) = (src.judged, dst.judged);
+        let mut asked = |row: u32, column| match matter {
+            true => self.of(maps, row, column),
+            false => row.min(1),
+        };
+        let there = [asked(src_out, dst_column), asked(dst_in, src_column)];
+        let back = match direction {
+            Some(_) => [dst_out.min(1), src_in.min(1)],
+            None => [asked(dst_out, src_column), asked(src_in, dst_column)],
+        };
+        Ends { rows: [there[0], there[1], back[0], back[1]], pods: [src.pod != 0, dst.pod != 0] }
+    }
 }
 
 /// How packets of a kind go: from the peer, to the peer, or both ways in one question; and whether it matters what rows
@@ -133,8 +162,9 @@ pub(super) struct Answers {
     atoms_of_pod: FxHashMap<u32, Vec<usize>>,
     /// For what addresses there are, their peers; together all atoms.
     peers: FxHashMap<(Class, Way), Vec<Alike>>,
+    pairs: Pairs,
     /// Pairs of ends have numbers, for each way.
-    ends: FxHashMap<([Class; 2], Way), u32>,
+    ends: FxHashMap<(Ends, Way), u32>,
     /// For each protocol with ports, the single ports and the keys of the bitmaps that matter.
     sets: [(BTreeSet<u16>, Vec<[u8; 4]>); 3],
     /// Protocols and ports that the program cannot tell apart have one number. By what tells them apart, and by name.
@@ -200,7 +230,7 @@ impl Answers {
         let number = self.cell(&machine.maps, cell);
         let peers = (own.class(), way);
         if !self.peers.contains_key(&peers) {
-            let alike = self.alike(own, peers.1);
+            let alike = self.alike(&machine.maps, own, peers.1);
             self.peers.insert(peers, alike);
         }
         let peers = self.peers.get(&peers)?;
@@ -246,19 +276,19 @@ impl Answers {
     }
 
     /// All atoms, as peers of what the maps know about an address.
-    fn alike(&mut self, own: Known, way: Way) -> Vec<Alike> {
+    fn alike(&mut self, maps: &Maps, own: Known, way: Way) -> Vec<Alike> {
         let mut found: Vec<Alike> = Vec::new();
         let mut places: FxHashMap<u32, usize> = FxHashMap::default();
-        let (direction, rows) = way;
+        let (direction, matter) = way;
         for (atom, &known) in self.atoms.iter().enumerate() {
-            let known = if rows { known } else { known.isolated() };
-            let ends = match direction {
-                Some(Direction::Ingress) => ends(known, own),
-                Some(Direction::Egress) => ends(own, known),
-                None => ends_both_ways(own, known),
+            let known = if matter { known } else { known.isolated() };
+            let both = match direction {
+                Some(Direction::Ingress) => [known, own],
+                Some(Direction::Egress) | None => [own, known],
             };
+            let ends = self.pairs.ends(maps, both, (direction, matter));
             // Where a packet comes from and where it goes to is in the order of the ends, if it goes one way.
-            let way = (direction.map(|_| Direction::Egress), rows);
+            let way = (direction.map(|_| Direction::Egress), matter);
             let next = self.ends.len() as u32;
             let ends = *self.ends.entry((ends, way)).or_insert(next);
             let place = *places.entry(ends).or_insert(found.len());
