@@ -4,9 +4,10 @@
 //! another hand was at our chains. What must be known then to mend them (names, jumps, lines) is read by [`Scan`], which
 //! takes lines as they are.
 
-use super::variant::{Tools, View};
+use super::variant::{Scope, Tools, View};
 use crate::Error;
 use crate::kernel::Kernel;
+use crate::nftables::observe::LOOKS;
 use netpolc_bundle::ipt::{
     self, Chains, Family, Hook, MARKER_PREFIX, Match, PODIF, PREFIX, ParseError, Rule, Ruleset, Set, Table,
     Texts,
@@ -109,11 +110,28 @@ pub struct Observed {
     pub scans: BTreeMap<(Family, Table), Scan>,
 }
 
-/// Reads what a variant showed, and looks at the sets.
+/// Reads what a variant showed, and looks at the sets. Where something seems to have drifted, the variant is asked again:
+/// that of nftables may list something else than there is ([`LOOKS`]).
 ///
 /// # Errors
-/// If permission lacks.
+/// If permission lacks, or if the variant's programs fail.
 pub fn observe(kernel: &mut dyn Kernel, view: View) -> Result<Observed, Error> {
+    let mut seen = read(kernel, view)?;
+    for _ in 1..LOOKS {
+        let drift = seen.drift();
+        if drift.is_empty() {
+            break;
+        }
+        let view = View::take(kernel, seen.tools.clone(), Scope::Ours)?;
+        seen = read(kernel, view)?;
+        if seen.drift() == drift {
+            break;
+        }
+    }
+    Ok(seen)
+}
+
+fn read(kernel: &mut dyn Kernel, view: View) -> Result<Observed, Error> {
     let text = saved_sets(kernel)?;
     let sets = ipt::listing(&Texts { sets: &text, ..Texts::default() }).map(|listing| listing.ruleset.sets);
     let (mut tables, mut scans) = (BTreeMap::new(), BTreeMap::new());

@@ -93,11 +93,35 @@ impl View {
     }
 }
 
+/// How often is looked at what seems to have drifted, before it is believed.
+///
+/// Listings are taken in parts, each of which begins where the last one ended, by number (`nf_tables_dump_chains` in
+/// `net/netfilter/nf_tables_api.c`). A transaction of anybody that is refused at its end has had its objects among those
+/// that are counted, so a chain or rule of ours may be listed twice or not at all, and nothing tells the reader: the number
+/// of the last transaction is still the same. With another process whose transactions fail all the time, one of eight
+/// listings was such a one.
+pub const LOOKS: usize = 6;
+
 /// Looks at the kernel.
 ///
 /// # Errors
 /// If nft cannot be run or may not look.
 pub fn observe(kernel: &mut dyn Kernel) -> Result<Observed, Error> {
+    let mut seen = look(kernel)?;
+    for _ in 1..LOOKS {
+        let drift = seen.drift();
+        if drift.is_empty() {
+            break;
+        }
+        seen = look(kernel)?;
+        if seen.drift() == drift {
+            break;
+        }
+    }
+    Ok(seen)
+}
+
+fn look(kernel: &mut dyn Kernel) -> Result<Observed, Error> {
     let mut observed = Observed::default();
     // One by one: of two tables in one script nft 1.0.6 finds only the last.
     for family in kernel.tables()? {

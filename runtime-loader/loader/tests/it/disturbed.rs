@@ -4,7 +4,7 @@ use crate::common::{Dir, Netns, SHAPE, a, b, bundle, fresh, marked};
 use netpolc_bundle::nft::{self, Ruleset};
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// After the change status must complain of it, and apply must mend it.
 fn check_drift(change: &str, complaint: &str) {
@@ -45,6 +45,40 @@ fn drift_of_elements() {
         "nft add element ip netpolc pods_5a5a '{ 10.0.0.8 comment \"x\" }'",
         "changed by another hand",
     );
+}
+
+/// While transactions of somebody else fail, about a table that comes before ours, nft lists some of our chains twice. That
+/// is no drift, and nothing is repaired.
+#[test]
+fn listings_that_are_torn() {
+    let netns = Netns::new();
+    netns.nft("add table ip a");
+    let chains: String = (0..400)
+        .map(|i| format!("\tchain from_{i:04x} {{\n\t\tip saddr @pods_5a5a return\n\t}}\n"))
+        .collect();
+    let dir = bundle(&a().replacen("\tchain ", &format!("{chains}\tchain "), 1));
+    netns.apply(&dir, "applied");
+    let others = bundle(&b());
+    let chains: String =
+        (0..1500).map(|i| format!("chain c{i} {{\nip saddr 10.0.0.1 accept\n}}\n")).collect();
+    let refused = others.file("refused.nft");
+    std::fs::write(&refused, format!("table ip a {{\n{chains}}}\ndelete chain ip a nobody\n")).unwrap();
+    // It ends with the file.
+    let mut command = netns.command("sh");
+    command.args(["-c", "while [ -e \"$0\" ]; do nft -f \"$0\"; done"]).arg(&refused);
+    let mut process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let begun = Instant::now();
+    let mut torn = 0;
+    while torn < 4 {
+        assert!(begun.elapsed() < Duration::from_secs(120), "no listing is torn here, so this shows nothing");
+        let twice = netns.sh("nft list table ip netpolc | grep 'chain from_' | sort | uniq -d");
+        torn += usize::from(!twice.is_empty());
+        netns.load(&["status", "--bundle", dir.path()], 0);
+        netns.apply(&dir, "unchanged");
+    }
+    assert!(process.try_wait().unwrap().is_none(), "the others have ended");
+    std::fs::remove_file(&refused).unwrap();
+    process.wait().unwrap();
 }
 
 #[test]
