@@ -3,10 +3,11 @@
 use crate::cut::{Cut, Established, cut};
 use crate::dataplane::{self, Goal};
 use crate::kernel::Kernel;
-use crate::{Error, routes};
+use crate::{Error, iptables, routes};
 use netpolc_bundle::nft::run::Bases;
-use netpolc_bundle::{Backend, Bundle, ReadBack, Version, ipt, nft};
+use netpolc_bundle::{Backend, Bundle, ReadBack, Version, nft};
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 
@@ -21,8 +22,8 @@ pub struct Report {
     pub version: Version,
     /// How it came about.
     pub outcome: Outcome,
-    /// How many interfaces of local pods are known.
-    pub interfaces: usize,
+    /// The interfaces of local pods that are known.
+    pub interfaces: BTreeSet<String>,
     /// The established connections that were ended; `None` if they were to live on, if that could not be done, or if the
     /// rules judge every packet, so that they end by themselves.
     pub cut: Option<Cut>,
@@ -34,7 +35,8 @@ pub struct Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { backend, version, outcome, interfaces, .. } = self;
+        let Report { backend, version, outcome, .. } = self;
+        let interfaces = self.interfaces.len();
         write!(f, "{outcome}: version {version}, backend {backend}, {interfaces} interfaces of local pods")?;
         self.cut.iter().try_for_each(|cut| write!(f, ", {cut}"))
     }
@@ -98,7 +100,7 @@ pub fn apply_read(
         backend: chosen,
         version,
         outcome,
-        interfaces: interfaces.names.len(),
+        interfaces: interfaces.names,
         cut,
         confirmed: true,
         notes,
@@ -197,9 +199,7 @@ fn cut_denied(
         Backend::Iptables => {
             // Whichever of the two is in force: they say the same of every packet.
             let rules = read.iptables.as_ref().or(read.iptables_plain.as_ref())?;
-            let script = ipt::run::Script::new(rules);
-            let families = [nft::Family::Ip, nft::Family::Ip6];
-            cut(kernel, &families, &|packet| script.passes(&rules.sets, packet), notes)
+            iptables::cut_denied(kernel, rules, notes)
         }
     }
 }

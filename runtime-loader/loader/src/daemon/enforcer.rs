@@ -6,6 +6,8 @@ use crate::apply::{self, Choice, Outcome, Report};
 use crate::batch::Committed;
 use crate::conntrack::Connection;
 use crate::cut::{Cut, Established};
+use crate::iptables::known::{self, Known};
+use crate::iptables::variant::Tools;
 use crate::kernel::{Kernel as _, System};
 use crate::live::{Live, Switched};
 use crate::routes::Routes;
@@ -111,6 +113,10 @@ pub struct ThisKernel {
     last: Option<Backend>,
     /// What it said, if addresses can come and go in it.
     live: Option<Live>,
+    /// The same under iptables, where a bundle can be brought into force by what it changes.
+    known: Option<Known>,
+    /// What that was loaded with.
+    tools: Option<Tools>,
     /// Connections to end.
     uncut: Option<Uncut>,
 }
@@ -128,7 +134,7 @@ struct Uncut {
 impl ThisKernel {
     /// With one backend, or with the best that bundle and kernel have.
     pub fn new(wanted: Option<Backend>) -> ThisKernel {
-        ThisKernel { wanted, last: None, live: None, uncut: None }
+        ThisKernel { wanted, last: None, live: None, known: None, tools: None, uncut: None }
     }
 }
 
@@ -142,6 +148,9 @@ impl ThisKernel {
     ) -> Result<Report, Error> {
         let report = apply::apply_read(&mut System::new(), form, &read, (self.wanted, kept), established)?;
         self.last = Some(report.backend);
+        self.known = (report.backend == Backend::Iptables)
+            .then(|| Known::new(form, &read, report.version, &report.interfaces))
+            .flatten();
         self.live = Live::new(report.backend, report.version, read);
         // What is cut here is everybody's.
         if report.cut.is_some() {
@@ -170,9 +179,31 @@ impl ThisKernel {
         if established == Established::Cut && committed.is_some() {
             self.cut_later(committed, None);
         }
-        let (backend, interfaces) = (Backend::Nftables, interfaces.names.len());
         let confirmed = outcome == Outcome::Unchanged;
+        let (backend, interfaces) = (Backend::Nftables, interfaces.names);
         Ok(Some(Report { backend, version, outcome, interfaces, cut: None, confirmed, notes }))
+    }
+
+    /// The same for rules of iptables.
+    fn switch_iptables(
+        &mut self,
+        form: &Bundle,
+        read: &ReadBack,
+        established: Established,
+    ) -> Result<Option<Report>, Error> {
+        let Some(known) = self.known.take() else { return Ok(None) };
+        let Some(switched) = known.switch(&mut System::new(), &mut self.tools, form, read)? else {
+            self.tools = None;
+            return Ok(None);
+        };
+        let known::Switched { known, interfaces, notes } = switched;
+        let (backend, version) = (Backend::Iptables, known.version());
+        self.known = Some(known);
+        if established == Established::Cut {
+            self.cut_later(None, None);
+        }
+        let (outcome, interfaces) = (Outcome::Applied, interfaces.names);
+        Ok(Some(Report { backend, version, outcome, interfaces, cut: None, confirmed: false, notes }))
     }
 
     fn cut_later(&mut self, after: Option<Committed>, of: Option<BTreeSet<IpAddr>>) {
@@ -203,10 +234,13 @@ impl Enforcer for ThisKernel {
 
     fn apply(&mut self, form: &Bundle, established: Established) -> Result<Report, Error> {
         let read = form.read_back()?;
-        match self.switch(form, &read, established)? {
-            Some(report) => Ok(report),
-            None => self.bring(form, read, established, self.last),
+        if let Some(report) = self.switch(form, &read, established)? {
+            return Ok(report);
         }
+        if let Some(report) = self.switch_iptables(form, &read, established)? {
+            return Ok(report);
+        }
+        self.bring(form, read, established, self.last)
     }
 
     fn look(&mut self, form: &Bundle, established: Established) -> Result<Report, Error> {
@@ -250,7 +284,11 @@ impl Enforcer for ThisKernel {
             after.settle();
         }
         let mut notes = Vec::new();
-        let cut = self.live.as_ref()?.cut(&mut System::new(), of.as_ref(), &mut notes);
+        let cut = match (&self.live, &self.known) {
+            (Some(live), _) => live.cut(&mut System::new(), of.as_ref(), &mut notes),
+            (None, Some(known)) => known.cut(&mut System::new(), &mut notes),
+            (None, None) => None,
+        };
         notes.iter().for_each(|note| log(Level::Warn, "cut", &[("note", note)]));
         cut
     }

@@ -83,7 +83,7 @@ pub fn switch(wanted: &Wanted<'_>, seen: &Observed, family: Family) -> String {
         let scan = seen.scans.get(&(family, table)).unwrap_or(&empty);
         let mut lines = Vec::new();
         if table == Table::Mangle && wanted.has_podif(family) {
-            lines = podif_rules(wanted, &wanted.interfaces);
+            lines = podif_rules(&wanted.interfaces, passed::audits(wanted.ruleset));
         }
         lines.extend(ways(table, scan, keep.contains(table.entry())));
         let half = wanted.half.filter(|_| table == Table::Filter).map(half_marker);
@@ -98,6 +98,23 @@ pub fn switch(wanted: &Wanted<'_>, seen: &Observed, family: Family) -> String {
         };
     }
     text
+}
+
+/// A text without the lines about some chains of its tables: they stay as they are, since only chains that a text declares
+/// are emptied.
+pub fn without(text: &str, same: &dyn Fn(Table, &str) -> bool) -> String {
+    let mut table = None;
+    let keep = |line: &&str| {
+        if let Some(name) = line.strip_prefix('*') {
+            table = Table::ALL.into_iter().find(|table| table.to_string() == name);
+        }
+        let chain = match line.strip_prefix(':') {
+            Some(declared) => declared.split(' ').next(),
+            None => line.strip_prefix("-A ").and_then(|rule| rule.split(' ').next()),
+        };
+        !table.zip(chain).is_some_and(|(table, chain)| same(table, chain))
+    };
+    text.lines().filter(keep).flat_map(|line| [line, "\n"]).collect()
 }
 
 fn half_marker(version: Version) -> String {
@@ -156,13 +173,13 @@ pub fn undo(wanted: &Wanted<'_>, before: &Observed, family: Family) -> String {
 /// Gives a family's chain of interfaces these rules, in one step.
 pub fn podif(wanted: &Wanted<'_>, interfaces: &BTreeSet<String>) -> String {
     let mut lines = vec![format!(":{PODIF} - [0:0]")];
-    lines.extend(podif_rules(wanted, interfaces));
+    lines.extend(podif_rules(interfaces, passed::audits(wanted.ruleset)));
     section(Table::Mangle, &lines)
 }
 
 /// The rules of the chain of interfaces. In audit mode they return, as the goal's own rules do.
-fn podif_rules(wanted: &Wanted<'_>, interfaces: &BTreeSet<String>) -> Vec<String> {
-    let target = passed::target(passed::audits(wanted.ruleset));
+pub fn podif_rules(interfaces: &BTreeSet<String>, audit: bool) -> Vec<String> {
+    let target = passed::target(audit);
     interfaces.iter().map(|name| format!("-A {PODIF} -i {name} {target}")).collect()
 }
 

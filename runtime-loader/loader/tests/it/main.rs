@@ -18,3 +18,4 @@ mod lan;
 mod node;
 mod rebind;
 mod switch;
+mod switch_iptables;

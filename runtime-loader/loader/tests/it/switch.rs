@@ -99,7 +99,7 @@ fn bundles() -> [Bundle; 3] {
 }
 
 /// Who reaches the server, of client and open pod.
-fn reach(world: &World) -> [bool; 2] {
+pub(crate) fn reach(world: &World) -> [bool; 2] {
     [&world.client, &world.open].map(|from| meets(from, &world.server, "10.1.0.2", SHORT).is_some())
 }
 
