@@ -13,7 +13,7 @@ use crate::events::Fault;
 use crate::link::Link;
 use crate::log;
 use crate::metrics::Metrics;
-use crate::network::network;
+use crate::network::{known, network};
 use crate::options::{Cni, Options};
 use crate::relevant::slice;
 use crate::sandboxes::Sandboxes;
@@ -234,7 +234,8 @@ impl Engine {
         };
         let network = match self.cni {
             Cni::Ptp => network(&self.node, self.store.nodes()),
-            Cni::Chain | Cni::None => None,
+            Cni::Chain => Some(known(&self.node, self.store.nodes())),
+            Cni::None => None,
         };
         if self.cni == Cni::Ptp && network.is_none() && !self.no_range {
             log::warn("the Node object has no range of pods yet", &[("node", &self.node)]);

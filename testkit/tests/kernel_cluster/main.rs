@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking")]
 
 mod chaos;
+mod closed;
 mod lan;
 mod netns;
 mod node;

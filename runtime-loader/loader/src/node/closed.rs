@@ -9,6 +9,9 @@
 
 use super::cidr::Cidr;
 use super::masquerade::{joined, of_families};
+use super::own_tables::OwnTables;
+use super::program;
+use crate::Error;
 use netpolc_bundle::nft::{Edit, Family, Key};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -18,6 +21,72 @@ pub const TABLE: &str = "netpolc_closed";
 
 /// The set of the addresses that are open.
 const KNOWN: &str = "known";
+
+/// Keeps addresses without a pod closed.
+#[derive(Debug)]
+pub struct Closed {
+    tables: OwnTables,
+    /// The ranges that the node gives out, once they are known.
+    ranges: Option<Vec<Cidr>>,
+    /// The addresses that have a pod whose policies are in force; `None` until a bundle is.
+    known: Option<BTreeSet<IpAddr>>,
+}
+
+impl Default for Closed {
+    fn default() -> Closed {
+        Closed { tables: OwnTables::new(TABLE), ranges: None, known: None }
+    }
+}
+
+impl Closed {
+    /// Opens these addresses and closes all others; gives those that were open before. For bundles that are in force.
+    ///
+    /// # Errors
+    /// If nft refuses.
+    pub fn open(&mut self, known: BTreeSet<IpAddr>) -> Result<Vec<IpAddr>, Error> {
+        if self.known.as_ref() == Some(&known) {
+            return Ok(Vec::new());
+        }
+        let before = self.known.replace(known).unwrap_or_default();
+        let ranges = self.ranges.as_deref().unwrap_or_default();
+        let now = self.known.as_ref();
+        let edited =
+            now.is_some_and(|known| self.tables.edit(&edits(ranges, &before, known), &bodies(ranges, known)));
+        if !edited && let Err(error) = self.converge() {
+            // So that the next try does not take it for done.
+            self.known = Some(before);
+            return Err(error);
+        }
+        let (ranges, now) = (self.ranges.as_deref().unwrap_or_default(), self.known.as_ref());
+        let closed = |addr: &IpAddr| {
+            now.is_none_or(|now| !now.contains(addr)) && ranges.iter().any(|range| range.has(*addr))
+        };
+        Ok(before.into_iter().filter(closed).collect())
+    }
+
+    /// These are the ranges now; what was done.
+    ///
+    /// # Errors
+    /// If nft refuses.
+    pub fn close(&mut self, ranges: &[Cidr]) -> Result<Vec<String>, Error> {
+        if self.ranges.as_deref() != Some(ranges) {
+            self.ranges = Some(ranges.to_owned());
+        }
+        self.converge()
+    }
+
+    /// What a predecessor has closed stays so until it is known what that should be.
+    fn converge(&mut self) -> Result<Vec<String>, Error> {
+        let (Some(ranges), Some(known)) = (&self.ranges, &self.known) else { return Ok(Vec::new()) };
+        program::find(&["nft"])
+            .map_or(Ok(Vec::new()), |nft| self.tables.converge(&nft, &bodies(ranges, known)))
+    }
+
+    /// The ranges that are closed; `None` before the first bundle is in force.
+    pub fn ranges(&self) -> Option<&[Cidr]> {
+        self.known.as_ref().map(|_| self.ranges.as_deref().unwrap_or_default())
+    }
+}
 
 /// What is in the tables.
 pub fn bodies(pods: &[Cidr], known: &BTreeSet<IpAddr>) -> BTreeMap<&'static str, String> {
