@@ -5,6 +5,7 @@
 
 mod chaos;
 mod closed;
+mod full_disk;
 mod lan;
 mod netns;
 mod node;

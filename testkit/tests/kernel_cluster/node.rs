@@ -8,8 +8,8 @@ use netpolc_bundle::BINDINGS;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write as _;
-use std::net::IpAddr;
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 
 /// Where Debian's package containernetworking-plugins has them.
 const PLUGINS: &str = "/usr/lib/cni";
+/// Where each loader, in its network namespace, serves its metrics.
+const METRICS: &str = "127.0.0.1:9474";
 /// The configuration of the other CNI, where there is one.
 const OTHER: &str = "05-other.conflist";
 /// A user without any privilege, as in the manifest.
@@ -80,7 +82,8 @@ impl Node {
         }
     }
 
-    fn path(&self, name: &str) -> String {
+    /// The path of something below its directory.
+    pub(crate) fn path(&self, name: &str) -> String {
         self.dir.join(name).to_str().unwrap().to_owned()
     }
 
@@ -106,7 +109,7 @@ impl Node {
 
     pub(crate) fn start_loader(&mut self) {
         let mut command = self.netns.command(&self.program("netpol-loader"));
-        command.args(["run", "--interval=0.5", "--socket-group", NOBODY]);
+        command.args(["run", "--interval=0.5", "--metrics-listen", METRICS, "--socket-group", NOBODY]);
         command.args([format!("--cni={}", self.cni), format!("--backend={}", self.backends.0)]);
         for (flag, name) in [
             ("socket", "run/loader.sock"),
@@ -161,6 +164,18 @@ impl Node {
     /// What the loader says is in force; it asks the daemon too.
     pub(crate) fn status(&self) -> String {
         self.loader(&["status", "--socket", &self.path("run/loader.sock")])
+    }
+
+    /// A figure of the loader's metrics.
+    pub(crate) fn metric(&self, name: &str) -> Option<f64> {
+        let body = self.netns.inside(|| -> std::io::Result<String> {
+            let mut stream = TcpStream::connect(METRICS)?;
+            write!(stream, "GET /metrics HTTP/1.1\r\n\r\n")?;
+            let mut body = String::new();
+            stream.read_to_string(&mut body).map(|_| body)
+        });
+        let line = |body: &String| body.lines().find_map(|l| l.strip_prefix(name)?.trim().parse().ok());
+        body.ok().as_ref().and_then(line)
     }
 
     /// Writes the configuration of another CNI anew: the plugin ptp, with this to give out addresses.

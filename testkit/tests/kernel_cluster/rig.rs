@@ -86,7 +86,8 @@ impl Cluster {
         cluster
     }
 
-    fn without_daemons(nodes: u8, cni: &'static str, backends: (&str, &str)) -> Cluster {
+    /// With the flags `--cni` and `--backend` of daemons that are not started yet.
+    pub(crate) fn without_daemons(nodes: u8, cni: &'static str, backends: (&str, &str)) -> Cluster {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let installed = dir.path().join("programs");
