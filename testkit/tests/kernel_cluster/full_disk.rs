@@ -173,14 +173,13 @@ fn full(cluster: &mut Cluster, disks: &[Small]) {
     until("the end is written down", cluster, |_| !sandbox_of_good());
 
     // What is written down is older than what is in force, and does not take its place.
-    restart(&mut cluster.nodes[0], true);
-    cluster.agrees("killed on a full disk", &cluster.questions(&PORTS, &allowed(&[])));
+    restart(&mut cluster.nodes[0], false);
+    cluster.agrees("without an agent", &cluster.questions(&PORTS, &allowed(&[])));
     until("the older bundle is passed over", cluster, |node| {
         node.logs().contains("event=bundle-not-resumed")
     });
-    restart(&mut cluster.nodes[0], false);
-    cluster.agrees("without an agent", &cluster.questions(&PORTS, &allowed(&[])));
-    cluster.nodes[0].start_agent();
+    restart(&mut cluster.nodes[0], true);
+    cluster.agrees("killed on a full disk", &cluster.questions(&PORTS, &allowed(&[])));
     let red = json!({ "namespaceSelector": { "matchLabels": { "team": "red" } } });
     cluster.api.apply(ingress(&red));
     cluster.agrees("newer policies", &cluster.questions(&PORTS, &allowed(LAST)));
