@@ -189,9 +189,13 @@ impl Node {
     /// What is closed, and why not everything that the node may give out.
     pub fn closing(&self) -> Closing {
         let because = |why: &str| Closing { ranges: Vec::new(), not: vec![why.to_owned()] };
+        if self.options.cni == CniMode::None {
+            return because("the loader was started with --cni=none");
+        }
+        if let Some(why) = self.closed.unable() {
+            return because(why);
+        }
         match self.closed.ranges() {
-            _ if self.options.cni == CniMode::None => because("the loader was started with --cni=none"),
-            _ if program::find(&["nft"]).is_none() => because("nft is not installed"),
             None => because("no bundle is in force yet"),
             Some(ranges) => {
                 Closing { ranges: ranges.iter().map(Cidr::to_string).collect(), not: self.unknown.clone() }
@@ -268,8 +272,8 @@ impl Node {
             Ok(changes) => outcome.changes.extend(changes),
             Err(error) => outcome.faults.push(format!("closing addresses without a pod: {error}")),
         }
-        if program::find(&["nft"]).is_none() {
-            outcome.notes.push("without nft, addresses that no pod has yet are not closed".to_owned());
+        if let Some(why) = self.closed.unable() {
+            outcome.notes.push(format!("addresses that no pod has yet are not closed: {why}"));
         }
         // The configuration comes last: with it the runtime begins to start pods.
         if self.install(&mut outcome) {
