@@ -13,7 +13,7 @@ use crate::events::Fault;
 use crate::link::Link;
 use crate::log;
 use crate::metrics::Metrics;
-use crate::network::network;
+use crate::network::{known, network};
 use crate::options::{Cni, Options};
 use crate::relevant::slice;
 use crate::sandboxes::Sandboxes;
@@ -111,6 +111,10 @@ pub struct Engine {
     no_bundle: Option<String>,
     /// Why the loader has not done its work.
     no_loader: Option<String>,
+    /// Why the loader has not made all of the node's network.
+    no_network: Option<String>,
+    /// Whether the list of sandboxes could not be written.
+    unsaved: bool,
     waiters: Vec<Waiter>,
     /// Whether it was said that the node has no range of pods yet.
     no_range: bool,
@@ -141,6 +145,8 @@ impl Engine {
             compiled: 0,
             no_bundle: None,
             no_loader: None,
+            no_network: None,
+            unsaved: false,
             waiters: Vec::new(),
             no_range: false,
         }
@@ -234,7 +240,8 @@ impl Engine {
         };
         let network = match self.cni {
             Cni::Ptp => network(&self.node, self.store.nodes()),
-            Cni::Chain | Cni::None => None,
+            Cni::Chain => Some(known(&self.node, self.store.nodes())),
+            Cni::None => None,
         };
         if self.cni == Cni::Ptp && network.is_none() && !self.no_range {
             log::warn("the Node object has no range of pods yet", &[("node", &self.node)]);
@@ -299,6 +306,7 @@ impl Engine {
             Ok(sent) => {
                 self.wait = WAITS.0;
                 self.no_loader = None;
+                self.of_network(link.no_network());
                 if compiles && self.no_bundle.is_none() {
                     (self.whole, self.rebound) = (false, None);
                 }
@@ -349,8 +357,23 @@ impl Engine {
         }
     }
 
-    /// Looks whether the loader is still there, and updates what is only shown.
+    /// Takes down what the loader said of the node's network.
+    fn of_network(&mut self, refused: Option<&str>) {
+        if let Some(error) = refused {
+            self.metrics.loader_errors.count();
+            if self.no_network.as_deref() != refused {
+                log::warn("not all of the node's network is made; trying again", &[("error", &error)]);
+            }
+        }
+        self.no_network = refused.map(str::to_owned);
+    }
+
+    /// Looks whether the loader is still there, tries again what nothing else waits for, and updates what is only shown.
     fn look(&mut self) {
+        if self.unsaved {
+            // Said already.
+            let _ = self.save();
+        }
         let (pods, policies, faults) = self.store.counts();
         self.metrics.pods.set(pods);
         self.metrics.policies.set(policies);
@@ -363,6 +386,8 @@ impl Engine {
         if link.bundle().is_some() && !link.is_in_force() && self.retry.is_none() {
             log::warn("the loader went away", &[]);
             self.metrics.loader_up.set(0);
+            self.retry = Some(Instant::now());
+        } else if self.no_network.is_some() && self.retry.is_none() {
             self.retry = Some(Instant::now());
         }
     }

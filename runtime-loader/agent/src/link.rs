@@ -56,6 +56,8 @@ pub struct Link {
     /// What that is of.
     artifact: Option<Artifact>,
     network: Option<Network>,
+    /// Why the loader did not make all of the network.
+    no_network: Option<String>,
     /// Whether to compile for what the loader takes.
     auto: bool,
     /// What the loader said last that it takes, the best first.
@@ -76,6 +78,7 @@ impl Link {
             rebound: false,
             artifact: None,
             network: None,
+            no_network: None,
             auto,
             usable: Vec::new(),
             asked: false,
@@ -199,7 +202,13 @@ impl Link {
         Ok(())
     }
 
-    /// Gives the loader what it does not have yet, and waits until that is in force. Says whether a bundle was sent.
+    /// Why the loader did not make all of the network, when it was last given it.
+    pub fn no_network(&self) -> Option<&str> {
+        self.no_network.as_deref()
+    }
+
+    /// Gives the loader what it does not have yet, and waits until that is in force. Says whether a bundle was sent. That the
+    /// network cannot be made is no reason to keep policies back: see [`Link::no_network`].
     ///
     /// # Errors
     /// If the loader cannot be reached or refuses; what was in force still is.
@@ -210,8 +219,11 @@ impl Link {
             && self.network.as_ref() != Some(network)
         {
             let request = ToLoader::Network(network.clone());
-            self.ask("the network", |stream| wire::send(stream, &request))?;
-            self.network = Some(network.clone());
+            match self.ask("the network", |stream| wire::send(stream, &request)) {
+                Ok(_) => (self.network, self.no_network) = (Some(network.clone()), None),
+                Err(error @ LinkError::Refused { .. }) => self.no_network = Some(error.to_string()),
+                Err(error) => return Err(error),
+            }
         }
         if in_force {
             return Ok(false);

@@ -1,4 +1,5 @@
-//! Node objects -> what the loader needs to make the node's network (`--cni=ptp`).
+//! Node objects -> what the loader needs to make the node's network (`--cni=ptp`), or to know which addresses are surely not
+//! the node's own (`--cni=chain`).
 
 use crate::trim::NodeData;
 use netpolc_bundle::wire::Network;
@@ -6,8 +7,13 @@ use netpolc_ir::addr::{Cidr, Family};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-/// The network of one node. `None` while its own ranges are not known: a controller gives them to new nodes.
+/// The network of one node, to make it. `None` while its own ranges are not known: a controller gives them to new nodes.
 pub fn network<'n>(node: &str, nodes: impl Iterator<Item = &'n NodeData>) -> Option<Network> {
+    Some(known(node, nodes)).filter(|network| !network.pod_ranges.is_empty())
+}
+
+/// What the Node objects say: perhaps nothing of the node's own ranges, since another plugin may have its own.
+pub fn known<'n>(node: &str, nodes: impl Iterator<Item = &'n NodeData>) -> Network {
     let mut own = Vec::new();
     let mut routes: BTreeSet<(String, IpAddr)> = BTreeSet::new();
     let mut cluster: BTreeSet<String> = BTreeSet::new();
@@ -27,11 +33,11 @@ pub fn network<'n>(node: &str, nodes: impl Iterator<Item = &'n NodeData>) -> Opt
             }
         }
     }
-    (!own.is_empty()).then(|| Network {
+    Network {
         pod_ranges: own,
         routes: routes.into_iter().collect(),
         cluster_ranges: cluster.into_iter().collect(),
-    })
+    }
 }
 
 #[cfg(test)]
@@ -67,5 +73,11 @@ mod tests {
         assert_eq!(cluster.len(), 4 + 4, "ranges and addresses: {cluster:?}");
         assert!(cluster.contains(&"172.18.0.4/32".to_owned()) && cluster.contains(&"fc00::2/128".to_owned()));
         assert_eq!(super::network("c", nodes.iter()), None, "no range yet");
+        let known = known("c", nodes.iter());
+        assert_eq!(
+            (known.pod_ranges.len(), known.cluster_ranges),
+            (0, cluster),
+            "but of the others something"
+        );
     }
 }

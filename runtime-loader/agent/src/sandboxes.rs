@@ -67,8 +67,14 @@ impl Sandboxes {
     /// Writes the file anew: beside it, then renamed, so that it is never half a file.
     ///
     /// # Errors
-    /// If it cannot be written.
+    /// If it cannot be written: with the path. Then the old one is as it was.
     pub fn save(&self) -> io::Result<()> {
+        let fail =
+            |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", self.path.display()));
+        self.write().map_err(fail)
+    }
+
+    fn write(&self) -> io::Result<()> {
         let sandboxes = self.sandboxes.values().cloned().collect();
         let file = File { format: FORMAT, sandboxes, ended: self.ended.clone() };
         if let Some(dir) = self.path.parent() {
@@ -76,8 +82,26 @@ impl Sandboxes {
         }
         let mut temporary = self.path.clone().into_os_string();
         temporary.push(".new");
-        fs::File::create(&temporary)?.write_all(&serde_json::to_vec(&file)?)?;
-        fs::rename(&temporary, &self.path)
+        let bytes = serde_json::to_vec(&file)?;
+        let written = fs::File::create(&temporary).and_then(|mut file| file.write_all(&bytes));
+        let Err(error) = written.and_then(|()| fs::rename(&temporary, &self.path)) else { return Ok(()) };
+        // What was begun takes space that is missing elsewhere.
+        let _ = fs::remove_file(&temporary);
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => self.overwrite(bytes, error),
+            _ => Err(error),
+        }
+    }
+
+    /// Writes over the file if it is not shorter, which takes no space: that a sandbox has ended can be remembered on a full
+    /// disk too. If this process is killed in the midst of it, the next one cannot read it and takes the API server's word.
+    fn overwrite(&self, mut bytes: Vec<u8>, full: io::Error) -> io::Result<()> {
+        let mut file = fs::File::options().write(true).open(&self.path)?;
+        match usize::try_from(file.metadata()?.len()) {
+            Ok(length) if bytes.len() <= length => bytes.resize(length, b' '),
+            _ => return Err(full),
+        }
+        file.write_all(&bytes)
     }
 
     /// A sandbox was made. A pod has one container at a time, and an address one pod: what contradicts is over.
@@ -223,5 +247,32 @@ mod tests {
         assert_eq!((gone.len(), containers(&again)), (2, vec!["5"]));
         std::fs::write(&path, "{").unwrap();
         assert_eq!(Sandboxes::load(&path).iter().count(), 0);
+    }
+
+    #[test]
+    fn what_is_not_longer_fits_into_the_old_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.json");
+        let mut sandboxes = Sandboxes::load(&path);
+        for number in 1..4 {
+            let address = format!("10.0.0.{number}");
+            sandboxes.add(sandbox(&number.to_string(), &format!("shop/{number}"), &address)).unwrap();
+        }
+        sandboxes.save().unwrap();
+        let bytes = |sandboxes: &Sandboxes| {
+            let sandboxes = sandboxes.iter().cloned().collect();
+            serde_json::to_vec(&File { format: FORMAT, sandboxes, ended: BTreeMap::new() }).unwrap()
+        };
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        sandboxes.remove("2", "eth0").unwrap();
+        sandboxes.overwrite(bytes(&sandboxes), full()).unwrap();
+        assert_eq!(containers(&Sandboxes::load(&path)), ["1", "3"]);
+        // As long as the first was, and then longer.
+        sandboxes.add(sandbox("4", "shop/4", "10.0.0.4")).unwrap();
+        sandboxes.overwrite(bytes(&sandboxes), full()).unwrap();
+        sandboxes.add(sandbox("5", "shop/5", "10.0.0.5")).unwrap();
+        let error = sandboxes.overwrite(bytes(&sandboxes), full()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(containers(&Sandboxes::load(&path)), ["1", "3", "4"]);
     }
 }

@@ -1,10 +1,11 @@
 //! The command line of the loader.
 
 use clap::{Parser, Subcommand, ValueEnum};
-use netpol_loader::daemon::{self, enforcer::ThisKernel, store::Store};
+use netpol_loader::daemon::{self, ask, enforcer::ThisKernel, store::Store};
 use netpol_loader::kernel::System;
 use netpol_loader::node::{self, AgentFiles, CniFiles};
 use netpol_loader::{Error, apply, cut, remove, status};
+use netpolc_bundle::wire::LOADER_SOCKET;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -41,6 +42,9 @@ enum Command {
         /// Compare with this bundle too, object by object.
         #[arg(long, value_name = "BUNDLE_DIR")]
         bundle: Option<PathBuf>,
+        /// Where a daemon may listen; if one does, it is asked which addresses it keeps closed.
+        #[arg(long, value_name = "PATH", default_value = LOADER_SOCKET)]
+        socket: PathBuf,
     },
     /// Take out everything of ours, and nothing else. A running daemon would put it back: end it first.
     Remove {
@@ -136,11 +140,14 @@ fn run(command: Command) -> Result<u8, Error> {
             let enforcer = ThisKernel::new(backend.wanted());
             daemon::run(*options, established.into(), Box::new(enforcer))?;
         }
-        Command::Status { format, bundle } => {
+        Command::Status { format, bundle, socket } => {
             let status = status::status(&mut kernel, bundle.as_deref())?;
+            let daemon = ask::unknown_addresses(&socket);
             answer(&match format {
-                Format::Human => status.to_string(),
-                Format::Json => json(&status)?,
+                Format::Human => {
+                    format!("{status}{}", daemon.map(|said| said.to_string()).unwrap_or_default())
+                }
+                Format::Json => json(&status, daemon.as_ref())?,
             })?;
             return Ok(u8::from(!status.in_force));
         }
@@ -160,8 +167,13 @@ fn run(command: Command) -> Result<u8, Error> {
     Ok(0)
 }
 
-fn json(status: &status::Status) -> Result<String, Error> {
-    let text = serde_json::to_string_pretty(status).map_err(|error| write_error(error.into()))?;
+fn json(status: &status::Status, daemon: Option<&ask::Said>) -> Result<String, Error> {
+    let fail = |error: serde_json::Error| write_error(error.into());
+    let mut value = serde_json::to_value(status).map_err(fail)?;
+    if let (Some(fields), Some(daemon)) = (value.as_object_mut(), daemon) {
+        fields.insert("unknown_addresses".into(), serde_json::to_value(daemon).map_err(fail)?);
+    }
+    let text = serde_json::to_string_pretty(&value).map_err(fail)?;
     Ok(text + "\n")
 }
 

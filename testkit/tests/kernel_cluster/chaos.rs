@@ -35,8 +35,8 @@ fn rule(from: &str, to: &str, _: Port) -> bool {
 
 /// What was not as it should be.
 #[derive(Default)]
-struct Found {
-    wrong: Mutex<Vec<String>>,
+pub(crate) struct Found {
+    pub(crate) wrong: Mutex<Vec<String>>,
     /// No answer where one should come, but at the second try.
     lost: Mutex<Vec<String>>,
 }
@@ -55,7 +55,7 @@ fn connections(node: &str, answer: &Result<String, String>) -> Vec<String> {
 }
 
 /// Asks again and again until told to stop; counts, and takes down what was not as it should be.
-fn watch(
+pub(crate) fn watch(
     node: &str,
     netns: &str,
     to: &[IpAddr],

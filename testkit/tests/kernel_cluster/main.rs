@@ -4,6 +4,8 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking")]
 
 mod chaos;
+mod closed;
+mod full_disk;
 mod lan;
 mod netns;
 mod node;

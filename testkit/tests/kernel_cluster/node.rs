@@ -2,12 +2,14 @@
 
 use crate::lan::{Lan, OUTSIDE, addrs};
 use crate::netns::Netns;
+use crate::rig::PATIENCE;
 use crate::server::Server;
+use netpolc_bundle::BINDINGS;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write as _;
-use std::net::IpAddr;
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -16,6 +18,10 @@ use std::time::{Duration, Instant};
 
 /// Where Debian's package containernetworking-plugins has them.
 const PLUGINS: &str = "/usr/lib/cni";
+/// Where each loader, in its network namespace, serves its metrics.
+const METRICS: &str = "127.0.0.1:9474";
+/// The configuration of the other CNI, where there is one.
+const OTHER: &str = "05-other.conflist";
 /// A user without any privilege, as in the manifest.
 const NOBODY: &str = "65532";
 
@@ -23,6 +29,8 @@ pub(crate) struct Node {
     pub(crate) name: String,
     pub(crate) number: u8,
     pub(crate) netns: Netns,
+    /// The flag `--cni` of both.
+    cni: &'static str,
     /// The loader's flag, and the agent's.
     backends: (String, String),
     programs: PathBuf,
@@ -43,7 +51,7 @@ impl Node {
         dir: &Path,
         programs: &Path,
         kubeconfig: &Path,
-        backends: (&str, &str),
+        (cni, backends): (&'static str, (&str, &str)),
     ) -> Node {
         let name = format!("n{number}");
         let (netns, dir) = (Netns::new(), dir.join(&name));
@@ -62,6 +70,7 @@ impl Node {
             name,
             number,
             netns,
+            cni,
             backends: (backends.0.to_owned(), backends.1.to_owned()),
             programs: programs.to_owned(),
             dir,
@@ -73,7 +82,8 @@ impl Node {
         }
     }
 
-    fn path(&self, name: &str) -> String {
+    /// The path of something below its directory.
+    pub(crate) fn path(&self, name: &str) -> String {
         self.dir.join(name).to_str().unwrap().to_owned()
     }
 
@@ -99,8 +109,8 @@ impl Node {
 
     pub(crate) fn start_loader(&mut self) {
         let mut command = self.netns.command(&self.program("netpol-loader"));
-        command.args(["run", "--cni=ptp", "--interval=0.5", "--socket-group", NOBODY]);
-        command.arg(format!("--backend={}", self.backends.0));
+        command.args(["run", "--interval=0.5", "--metrics-listen", METRICS, "--socket-group", NOBODY]);
+        command.args([format!("--cni={}", self.cni), format!("--backend={}", self.backends.0)]);
         for (flag, name) in [
             ("socket", "run/loader.sock"),
             ("agent-socket", "run/agent.sock"),
@@ -119,7 +129,7 @@ impl Node {
         let mut command = self.netns.command("setpriv");
         command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", "--bounding-set=-all"]);
         command.args(["--inh-caps=-all", "--no-new-privs"]).arg(self.program("netpol-agent"));
-        command.args(["--cni=ptp", "--metrics-listen=off", "--node", &self.name, "--kubeconfig"]);
+        command.args(["--metrics-listen=off", "--node", &self.name, "--cni", self.cni, "--kubeconfig"]);
         command.arg(&self.kubeconfig).arg(format!("--backend={}", self.backends.1));
         command.env_remove("KUBERNETES_SERVICE_HOST");
         for (flag, name) in [
@@ -151,13 +161,71 @@ impl Node {
         String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
     }
 
+    /// What the loader says is in force; it asks the daemon too.
+    pub(crate) fn status(&self) -> String {
+        self.loader(&["status", "--socket", &self.path("run/loader.sock")])
+    }
+
+    /// A figure of the loader's metrics.
+    pub(crate) fn metric(&self, name: &str) -> Option<f64> {
+        let body = self.netns.inside(|| -> std::io::Result<String> {
+            let mut stream = TcpStream::connect(METRICS)?;
+            write!(stream, "GET /metrics HTTP/1.1\r\n\r\n")?;
+            let mut body = String::new();
+            stream.read_to_string(&mut body).map(|_| body)
+        });
+        let line = |body: &String| body.lines().find_map(|l| l.strip_prefix(name)?.trim().parse().ok());
+        body.ok().as_ref().and_then(line)
+    }
+
+    /// Writes the configuration of another CNI anew: the plugin ptp, with this to give out addresses.
+    pub(crate) fn write_other(&self, ipam: &Value) {
+        let mut ipam = ipam.clone();
+        if ipam["type"] == "host-local" {
+            ipam["dataDir"] = self.path("ipam").into();
+            ipam["routes"] = json!([{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }]);
+        }
+        let conf = json!({ "cniVersion": "1.0.0", "name": "other", "plugins": [
+            { "type": "ptp", "ipam": ipam }, { "type": "portmap", "capabilities": { "portMappings": true } }] });
+        fs::create_dir_all(self.dir.join("conf")).unwrap();
+        // As runtimes and their CNIs do, so that it is whole whenever someone looks.
+        fs::write(self.dir.join("conf/new"), conf.to_string()).unwrap();
+        fs::rename(self.dir.join("conf/new"), self.dir.join("conf").join(OTHER)).unwrap();
+    }
+
+    /// Whether our plugin is in the configuration of the other CNI.
+    pub(crate) fn is_chained(&self) -> bool {
+        fs::read_to_string(self.dir.join("conf").join(OTHER)).unwrap().contains("netpol-cni")
+    }
+
+    /// Leaves half of it.
+    pub(crate) fn break_other(&self) {
+        fs::write(self.dir.join("conf").join(OTHER), "{ \"plugins\": [").unwrap();
+    }
+
+    /// Waits until the loader has written down a bundle with this address.
+    pub(crate) fn wrote_down(&self, addr: IpAddr) {
+        let (file, end) = (self.dir.join("state/bundle").join(BINDINGS), Instant::now() + PATIENCE);
+        while !fs::read_to_string(&file).unwrap_or_default().contains(&format!("\"{addr}\"")) {
+            assert!(Instant::now() < end, "{addr} is not in {}\n{}", file.display(), self.logs());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// Calls the plugins of the configuration that is there, each with the result of those before it, as runtimes do;
     /// the answer is the result of the last, or what the first that failed said.
     pub(crate) fn cni(&self, command: &str, pod: &Sandbox) -> Result<Value, String> {
-        let file = self.dir.join("conf/10-netpolc.conflist");
+        self.cni_but(command, pod, &[])
+    }
+
+    /// The same without some plugins.
+    pub(crate) fn cni_but(&self, command: &str, pod: &Sandbox, without: &[&str]) -> Result<Value, String> {
+        let other = self.dir.join("conf").join(OTHER);
+        let file = if other.exists() { other } else { self.dir.join("conf/10-netpolc.conflist") };
         let text = fs::read(&file).map_err(|error| format!("no network yet: {error}"))?;
         let conf: Value = serde_json::from_slice(&text).unwrap();
         let mut plugins = conf["plugins"].as_array().unwrap().clone();
+        plugins.retain(|plugin| !without.iter().any(|name| plugin["type"] == *name));
         if command == "DEL" {
             plugins.reverse();
         }
@@ -242,15 +310,7 @@ impl Sandbox {
         let end = Instant::now() + patience;
         loop {
             match node.cni("ADD", self) {
-                Ok(result) => {
-                    let ips = result["ips"].as_array().unwrap().iter();
-                    let addr =
-                        |ip: &Value| ip["address"].as_str().unwrap().split('/').next().unwrap().parse();
-                    self.addrs = ips.map(|ip| addr(ip).unwrap()).collect();
-                    self.addrs.sort();
-                    self.result = Some(result);
-                    return;
-                }
+                Ok(result) => return self.took(result),
                 Err(error) => {
                     assert!(Instant::now() < end, "{}: {error}\n{}", self.pod, node.logs());
                     let _ = node.cni("DEL", self);
@@ -258,6 +318,15 @@ impl Sandbox {
                 }
             }
         }
+    }
+
+    /// Takes down which addresses it got.
+    pub(crate) fn took(&mut self, result: Value) {
+        let ips = result["ips"].as_array().unwrap().iter();
+        let addr = |ip: &Value| ip["address"].as_str().unwrap().split('/').next().unwrap().parse();
+        self.addrs = ips.map(|ip| addr(ip).unwrap()).collect();
+        self.addrs.sort();
+        self.result = Some(result);
     }
 }
 

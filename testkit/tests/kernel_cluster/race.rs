@@ -169,9 +169,8 @@ fn churn(
     all
 }
 
-fn check(backend: Backend) {
+fn check(backend: Backend, mut cluster: Cluster) {
     let pods = std::env::var("NETPOLC_RACE_PODS").ok().and_then(|n| n.parse().ok()).unwrap_or(PODS);
-    let mut cluster = Cluster::new(2, backend);
     cluster.api.apply(objects::policy(
         "db",
         "db",
@@ -229,17 +228,47 @@ fn check(backend: Backend) {
     assert!(denied > 100 && allowed > 100, "too few packets to say anything");
 }
 
+/// Beside another CNI, whose plugin gives out the addresses.
+fn check_chained(backend: Backend) {
+    let mut cluster = Cluster::beside_another_cni(2, backend);
+    for node in &mut cluster.nodes {
+        node.start_loader();
+        node.start_agent();
+        let end = Instant::now() + PATIENCE;
+        while !node.status().contains("addresses that no pod has: closed in") || !node.is_chained() {
+            assert!(Instant::now() < end, "{}", node.logs());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+    check(backend, cluster);
+}
+
 #[test]
 fn with_nftables() {
-    check(Backend::Nftables);
+    check(Backend::Nftables, Cluster::new(2, Backend::Nftables));
 }
 
 #[test]
 fn with_iptables() {
-    check(Backend::Iptables);
+    check(Backend::Iptables, Cluster::new(2, Backend::Iptables));
 }
 
 #[test]
 fn with_ebpf() {
-    check(Backend::Ebpf);
+    check(Backend::Ebpf, Cluster::new(2, Backend::Ebpf));
+}
+
+#[test]
+fn race_beside_another_cni_with_nftables() {
+    check_chained(Backend::Nftables);
+}
+
+#[test]
+fn race_beside_another_cni_with_iptables() {
+    check_chained(Backend::Iptables);
+}
+
+#[test]
+fn race_beside_another_cni_with_ebpf() {
+    check_chained(Backend::Ebpf);
 }

@@ -9,7 +9,7 @@ use crate::server::{Port, Server, ask};
 use netpolc_bundle::Backend;
 use netpolc_standin::{Resource, Standin};
 use netpolc_testkit::samples::programs;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::PermissionsExt as _;
@@ -60,6 +60,34 @@ impl Cluster {
 
     /// With these flags of the loaders and of the agents.
     pub(crate) fn with(nodes: u8, loaders: &str, agents: &str) -> Cluster {
+        let mut cluster = Cluster::without_daemons(nodes, "ptp", (loaders, agents));
+        for node in &mut cluster.nodes {
+            node.start_loader();
+            node.start_agent();
+        }
+        cluster
+    }
+
+    /// With another CNI that makes the network, by ptp and host-local, and no daemon yet.
+    pub(crate) fn beside_another_cni(nodes: u8, backend: Backend) -> Cluster {
+        let backend = backend.to_string();
+        let cluster = Cluster::without_daemons(nodes, "chain", (&backend, &backend));
+        for node in &cluster.nodes {
+            let [v4, v6] = lan::ranges(node.number);
+            node.write_other(
+                &json!({ "type": "host-local", "ranges": [[{ "subnet": v4 }], [{ "subnet": v6 }]] }),
+            );
+            for other in cluster.nodes.iter().filter(|other| other.number != node.number) {
+                for (range, via) in lan::ranges(other.number).iter().zip(lan::addrs(other.number)) {
+                    node.netns.sh(&format!("ip route add {range} via {via}"));
+                }
+            }
+        }
+        cluster
+    }
+
+    /// With the flags `--cni` and `--backend` of daemons that are not started yet.
+    pub(crate) fn without_daemons(nodes: u8, cni: &'static str, backends: (&str, &str)) -> Cluster {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let installed = dir.path().join("programs");
@@ -72,12 +100,10 @@ impl Cluster {
         for (name, team) in [("shop", "blue"), ("other", "red")] {
             api.apply(objects::namespace(name, team));
         }
-        let new = |number| Node::new(&lan, number, dir.path(), &installed, &kubeconfig, (loaders, agents));
-        let mut nodes: Vec<Node> = (1..=nodes).map(new).collect();
-        for node in &mut nodes {
+        let new = |number| Node::new(&lan, number, dir.path(), &installed, &kubeconfig, (cni, backends));
+        let nodes: Vec<Node> = (1..=nodes).map(new).collect();
+        for node in &nodes {
             api.apply(objects::node(node.number));
-            node.start_loader();
-            node.start_agent();
         }
         Cluster { nodes, pods: Vec::new(), api, lan, _dir: dir, uids: AtomicUsize::new(0) }
     }

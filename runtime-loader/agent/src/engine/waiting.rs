@@ -36,7 +36,7 @@ impl Engine {
         let answer = match request {
             ToAgent::Add(sandbox) => match self.add(&sandbox) {
                 Ok(()) => return self.wait_for(What::Add(sandbox), reply, self.add_timeout),
-                Err(message) => failed(message, false),
+                Err((message, retry)) => failed(message, retry),
             },
             ToAgent::Del(sandbox) => {
                 let changed = self.store.end(&sandbox);
@@ -60,20 +60,23 @@ impl Engine {
         let _ = reply.send(answer);
     }
 
-    fn add(&mut self, sandbox: &Sandbox) -> Result<(), String> {
+    /// What is wrong, and whether it makes sense to try again.
+    fn add(&mut self, sandbox: &Sandbox) -> Result<(), (String, bool)> {
         if sandbox.addresses.is_empty() {
-            return Err("the pod has no address".to_owned());
+            return Err(("the pod has no address".to_owned(), false));
         }
-        self.store.add(sandbox.clone())?;
+        self.store.add(sandbox.clone()).map_err(|message| (message, false))?;
         self.changed(Instant::now(), true);
-        self.save();
-        Ok(())
+        // A later agent would take an older list for the truth, and this pod's address for that of the pod which had it
+        // before: that one may be allowed more.
+        self.save().map_err(|message| (message, true))
     }
 
     fn ended(&mut self, changed: bool, sandbox: &Sandbox, reply: oneshot::Sender<FromAgent>) {
         if changed {
             self.changed(Instant::now(), true);
-            self.save();
+            // That is tried again. A pod with the address has to be announced first, which fails until then.
+            let _ = self.save();
         }
         let bound = |a: &std::net::IpAddr| self.in_force.bindings.get(a) == Some(&sandbox.pod);
         let nothing_to_do = !changed && self.job.is_none() && !sandbox.addresses.iter().any(bound);
@@ -84,11 +87,19 @@ impl Engine {
         }
     }
 
-    fn save(&mut self) {
-        // The sandboxes are known as long as this process lives; a later one would ask the API server.
-        if let Err(error) = self.store.save() {
-            log::error("the list of sandboxes cannot be written", &[("error", &error)]);
+    /// Writes the list of sandboxes; says so when that begins or ceases to fail.
+    ///
+    /// # Errors
+    /// If it cannot be written: with the path. It is tried again, until it is done.
+    pub(super) fn save(&mut self) -> Result<(), String> {
+        let result = self.store.save().map_err(|error| format!("the list of sandboxes: {error}"));
+        match &result {
+            Err(error) if !self.unsaved => log::error("cannot be written", &[("error", error)]),
+            Ok(()) if self.unsaved => log::info("the list of sandboxes is written again", &[]),
+            _ => {}
         }
+        self.unsaved = result.is_err();
+        result
     }
 
     fn check(&self, sandbox: &Sandbox) -> FromAgent {
@@ -107,7 +118,7 @@ impl Engine {
             let kinds: Vec<&str> = incomplete.iter().map(|k| k.plural()).collect();
             return failed(format!("the API server has not told all {} yet", kinds.join(", ")), true);
         }
-        match self.trouble() {
+        match self.trouble().or(self.no_network.as_deref()) {
             Some(trouble) => failed(trouble, true),
             None if self.in_force.generation == 0 => failed("nothing is in force yet", true),
             None => FromAgent::Done,

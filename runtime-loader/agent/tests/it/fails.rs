@@ -195,6 +195,55 @@ fn a_loader_that_refuses_is_asked_again() {
 }
 
 #[test]
+fn a_network_that_cannot_be_made_keeps_no_policy_back() {
+    let mut rig = Rig::new(&["--cni", "ptp"]);
+    crate::cluster::fill(&rig.api);
+    rig.loader().refuse_network(true);
+    rig.start();
+    rig.loader().wait("policies in spite of the network", |b| passes(b, BACKEND, DB));
+    // New pods start, and policies change.
+    rig.api.apply(pod("web", "n1", ""));
+    let add = ToAgent::Add(sandbox("c1", "shop/web", &["10.244.1.8"]));
+    assert_eq!(rig.ask(&add), FromAgent::Done);
+    let mut policy = db_test();
+    policy["spec"]["ingress"] = json!([]);
+    rig.api.apply(policy);
+    rig.loader().wait("a policy that changed", |b| !passes(b, BACKEND, DB));
+    let status = rig.ask(&ToAgent::Status);
+    assert!(
+        matches!(&status, FromAgent::Failed { retry: true, message } if message.contains("no space left")),
+        "{status:?}"
+    );
+    let said = rig.log().lines().filter(|line| line.contains("no space left for the network")).count();
+    assert_eq!(said, 1, "{}", rig.log());
+    rig.loader().refuse_network(false);
+    rig.until_ready();
+}
+
+#[test]
+fn a_pod_that_cannot_be_remembered_does_not_start() {
+    let mut rig = Rig::running(&[]);
+    rig.until_ready();
+    rig.api.apply(pod("web", "n1", ""));
+    // Where the list is written before it gets its name, another thing stands in the way.
+    std::fs::create_dir(rig.path("state.json.new")).unwrap();
+    let web = sandbox("c1", "shop/web", &["10.244.1.8"]);
+    let add = rig.ask(&ToAgent::Add(web.clone()));
+    let names_the_file = |message: &str| message.contains(rig.path("state.json").to_str().unwrap());
+    assert!(matches!(&add, FromAgent::Failed { retry: true, message } if names_the_file(message)), "{add:?}");
+    assert_eq!(rig.ask(&ToAgent::Del(web.clone())), FromAgent::Done);
+    std::fs::remove_dir(rig.path("state.json.new")).unwrap();
+    rig.until("the list is written", || rig.log().contains("written again"));
+    assert_eq!(rig.ask(&ToAgent::Add(web.clone())), FromAgent::Done);
+    rig.kill();
+    let before = rig.loader().count();
+    rig.start();
+    rig.until("a bundle of the new agent", || rig.loader().count() > before);
+    rig.until_ready();
+    assert_eq!(rig.ask(&ToAgent::Check(web)), FromAgent::Done);
+}
+
+#[test]
 fn an_agent_that_starts_again_knows_the_sandboxes() {
     let mut rig = Rig::running(&[]);
     rig.until_ready();

@@ -26,6 +26,8 @@ struct State {
     /// It cannot look at the kernel, so it has no status.
     blind: bool,
     refuse: bool,
+    /// Only the network cannot be made.
+    refuse_network: bool,
     stopping: bool,
     streams: Vec<UnixStream>,
 }
@@ -80,6 +82,11 @@ impl Loader {
     /// Answers that nothing can be done, or does it.
     pub(crate) fn refuse(&self, refuse: bool) {
         self.change(|s| s.refuse = refuse);
+    }
+
+    /// Answers that the network cannot be made, or makes it.
+    pub(crate) fn refuse_network(&self, refuse: bool) {
+        self.change(|s| s.refuse_network = refuse);
     }
 
     /// How many bundles came.
@@ -151,6 +158,7 @@ fn serve(mut stream: UnixStream, shared: &Shared) -> io::Result<()> {
     while let Some(request) = wire::receive::<ToLoader>(&mut stream)? {
         let mut version = None;
         let is_question = matches!(request, ToLoader::Status);
+        let is_network = matches!(request, ToLoader::Network(_));
         let mut state;
         match request {
             ToLoader::Apply { files } => {
@@ -177,7 +185,9 @@ fn serve(mut stream: UnixStream, shared: &Shared) -> io::Result<()> {
         while state.hold && !state.stopping {
             state = shared.changed.wait(state).unwrap();
         }
-        let answer = if state.refuse || is_question && state.blind {
+        let answer = if is_network && state.refuse_network {
+            FromLoader::Failed { message: "no space left for the network".into() }
+        } else if state.refuse || is_question && state.blind {
             FromLoader::Failed { message: "told to refuse".into() }
         } else if is_question {
             let takes = state.takes.as_ref();

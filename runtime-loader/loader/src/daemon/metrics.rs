@@ -128,6 +128,13 @@ fn text(view: &View) -> String {
         "Whether what would be dropped only counts.",
         &plain(u8::from(view.audit).to_string()),
     );
+    metric(
+        &mut out,
+        "closed_ranges",
+        "gauge",
+        "Ranges in which addresses that no pod has are closed.",
+        &plain(view.closed_ranges.to_string()),
+    );
     let help = "How long the last bundle took to come into force.";
     metric(
         &mut out,

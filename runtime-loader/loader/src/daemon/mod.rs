@@ -7,6 +7,7 @@
 //! Threads: the main one waits, looks and writes down; one accepts connections, each of which has a thread; one serves
 //! the metrics. What they share is behind one lock ([`state`]).
 
+pub mod ask;
 pub mod audit;
 pub mod enforcer;
 pub mod faults;
@@ -81,7 +82,7 @@ pub fn run(options: Options, established: Established, enforcer: Box<dyn Enforce
     let established = if options.audit { Established::Keep } else { established };
     let node = Node::new(options.node, &options.state);
     // A predecessor may have closed addresses that this one would never open.
-    if options.audit || node.mode() != CniMode::Ptp {
+    if options.audit || node.mode() == CniMode::None {
         for what in node::open_all()? {
             log(Level::Info, "node", &[("changes", &what)]);
         }

@@ -1,19 +1,20 @@
 //! What the daemon knows, and what it does about it. One operation at a time.
 
-use super::enforcer::{Enforcer, Stamp};
+mod inner;
+
+use super::enforcer::Enforcer;
 use super::faults::{Faults, Part};
 use super::log::{Level, log};
 use super::store::Store;
 use crate::Error;
 use crate::apply::{Outcome, Report};
 use crate::cut::Established;
-use crate::node::{self, CniMode, Node};
+use crate::node::{CniMode, Node};
 use crate::status::Status;
+use inner::{Held, Inner, said};
 use netpolc_bundle::rebind::{Rebind, Unlike};
 use netpolc_bundle::wire::Network;
-use netpolc_bundle::{Bindings, Bundle, Version};
-use std::fmt::Display;
-use std::net::IpAddr;
+use netpolc_bundle::{Bundle, Version};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -46,38 +47,6 @@ pub struct Manner {
     pub audit: bool,
 }
 
-/// The bundle that should be in force.
-struct Held {
-    /// As it is enforced; without the files that the loader does not read.
-    form: Bundle,
-    /// The pods of the node.
-    pods: Bindings,
-    /// Whether addresses have come and gone since `form` was made.
-    stale: bool,
-    since: SystemTime,
-    /// As it came, until it is written down.
-    unsaved: Option<Bundle>,
-}
-
-struct Inner {
-    enforcer: Box<dyn Enforcer>,
-    node: Node,
-    held: Option<Held>,
-    /// Addresses without a pod whose connections are not ended yet.
-    gone: Vec<IpAddr>,
-    network: Option<Network>,
-    network_unsaved: bool,
-    /// When all was last found to be as it should be.
-    stamp: Option<Stamp>,
-    /// Whether the kernel took rules that were not read back since.
-    unconfirmed: bool,
-    counters: Counters,
-    last_apply: Duration,
-    status: Option<(Instant, Status)>,
-    looked: Instant,
-    faults: Faults,
-}
-
 /// The daemon's state, shared by its threads.
 pub struct State {
     inner: Mutex<Inner>,
@@ -96,6 +65,7 @@ pub struct View {
     /// How long ago the loop that repairs has last looked.
     pub looked: Duration,
     pub audit: bool,
+    pub closed_ranges: usize,
 }
 
 impl State {
@@ -115,6 +85,7 @@ impl State {
             status: None,
             looked: Instant::now(),
             faults: Faults::default(),
+            closing: None,
         };
         State { inner: Mutex::new(inner), manner, store }
     }
@@ -266,8 +237,8 @@ impl State {
     /// If it makes no sense, or not all of it can be made; the rest is, and will be tried again.
     pub fn network(&self, network: Network) -> Result<String, Error> {
         let mut inner = self.lock();
-        if inner.node.mode() != CniMode::Ptp {
-            return Ok("not done: the loader was not started with --cni=ptp".into());
+        if inner.node.mode() == CniMode::None {
+            return Ok("not done: the loader was started with neither --cni=ptp nor --cni=chain".into());
         }
         let outcome = inner.node.converge(Some(&network))?;
         if inner.network.as_ref() != Some(&network) {
@@ -275,7 +246,9 @@ impl State {
             inner.network_unsaved = true;
         }
         inner.after_node(&outcome);
-        if !outcome.faults.is_empty() {
+        inner.say_closing(self.manner.audit);
+        // The network is another's in the other mode, and what the agent said did not come to nothing.
+        if inner.node.mode() == CniMode::Ptp && !outcome.faults.is_empty() {
             return Err(Error::Incomplete(outcome.faults.join("; ")));
         }
         Ok(match outcome.changes.len() {
@@ -291,6 +264,7 @@ impl State {
         inner.looked = Instant::now();
         inner.look_at_rules(self.manner.established);
         inner.look_at_node();
+        inner.say_closing(self.manner.audit);
     }
 
     /// Looks at the rules if it is not known what the kernel made of the last bundle.
@@ -304,7 +278,9 @@ impl State {
 
     /// Looks at the node's network alone.
     pub fn look_at_node(&self) {
-        self.lock().look_at_node();
+        let mut inner = self.lock();
+        inner.look_at_node();
+        inner.say_closing(self.manner.audit);
     }
 
     /// Writes down what is not yet.
@@ -354,7 +330,10 @@ impl State {
     pub fn status(&self) -> Result<serde_json::Value, Error> {
         let view = self.view(Duration::ZERO);
         let status = view.status.ok_or_else(|| Error::Incomplete("the kernel cannot be looked at".into()))?;
-        let choice = self.lock().enforcer.choice();
+        let (choice, closing) = {
+            let mut inner = self.lock();
+            (inner.enforcer.choice(), inner.closing(self.manner.audit))
+        };
         let mut value = serde_json::to_value(status).map_err(|error| Error::io("status", error))?;
         if let Some(fields) = value.as_object_mut() {
             let since = view.since.map(super::log::timestamp);
@@ -364,6 +343,7 @@ impl State {
                 serde_json::json!({
                     "since": since, "audit": view.audit, "applies": counters.applies,
                     "failures": counters.failures, "repairs": counters.repairs, "backends": choice,
+                    "unknown_addresses": closing,
                 }),
             );
         }
@@ -387,114 +367,7 @@ impl State {
             last_apply: inner.last_apply,
             looked: inner.looked.elapsed(),
             audit: self.manner.audit,
+            closed_ranges: inner.closing(self.manner.audit).ranges.len(),
         }
     }
-}
-
-impl Inner {
-    fn apply(&mut self, established: Established) -> Result<Report, Error> {
-        self.refresh()?;
-        let Some(held) = &self.held else { return Err(Error::Incomplete("there is no bundle".into())) };
-        self.enforcer.apply(&held.form, established)
-    }
-
-    /// Ends connections that rules which came into force would not let begin.
-    fn settle(&mut self) {
-        let Some(cut) = self.enforcer.settle() else { return };
-        self.counters.connections_cut += cut.connections;
-        if cut.connections > 0 {
-            log(Level::Info, "cut", &[("report", &cut)]);
-        }
-    }
-
-    /// Has the bundle say what is in force after addresses have come and gone.
-    fn refresh(&mut self) -> Result<(), Error> {
-        if let Some(held) = self.held.as_mut().filter(|held| held.stale) {
-            held.form = self.enforcer.bundle(&held.form, &held.pods)?;
-            held.stale = false;
-        }
-        Ok(())
-    }
-
-    /// Lets packets of the bundle's pods pass, and no longer those of addresses that have none any more.
-    fn open(&mut self, audit: bool) -> Result<(), Error> {
-        let Some(held) = self.held.as_ref().filter(|_| !audit && self.node.mode() == CniMode::Ptp) else {
-            return Ok(());
-        };
-        let pods = held.pods.pods.iter();
-        self.gone.extend(self.node.open(pods.flat_map(|pod| &pod.addresses).copied().collect())?);
-        if !self.gone.is_empty() {
-            // If that fails, the next try begins with them.
-            self.enforcer.end_connections(&self.gone)?;
-            self.gone.clear();
-        }
-        Ok(())
-    }
-
-    fn look_at_rules(&mut self, established: Established) {
-        // Taken before the look: what changes meanwhile makes the next one differ.
-        let stamp = self.enforcer.stamp();
-        if stamp.is_some() && stamp == self.stamp {
-            return;
-        }
-        if let Err(error) = self.refresh() {
-            return self.faults.fault(Part::Rules, &error);
-        }
-        let Some(held) = &self.held else { return };
-        match self.enforcer.look(&held.form, established) {
-            Ok(report) => {
-                self.unconfirmed = false;
-                self.stamp = (report.outcome == Outcome::Unchanged).then_some(stamp).flatten();
-                self.faults.mended(Part::Rules);
-                match report.outcome {
-                    Outcome::Unchanged => {}
-                    Outcome::Interfaces => {
-                        self.counters.interface_updates += 1;
-                        said(Level::Info, "interfaces", &report);
-                    }
-                    Outcome::Applied | Outcome::Repaired | Outcome::Comments => {
-                        self.counters.repairs += 1;
-                        self.status = None;
-                        self.counters.connections_cut += report.cut.map_or(0, |cut| cut.connections);
-                        said(Level::Warn, "repaired", &report);
-                    }
-                }
-            }
-            Err(error) => {
-                self.stamp = None;
-                self.counters.failures += 1;
-                self.faults.fault(Part::Rules, &error);
-            }
-        }
-    }
-
-    fn look_at_node(&mut self) {
-        match self.node.converge(self.network.as_ref()) {
-            Ok(outcome) => self.after_node(&outcome),
-            Err(error) => self.faults.fault(Part::Node, &error),
-        }
-    }
-
-    fn after_node(&mut self, outcome: &node::Outcome) {
-        self.counters.node_changes += outcome.changes.len() as u64;
-        if !outcome.changes.is_empty() {
-            log(Level::Info, "node", &[("changes", &outcome.changes.join("; "))]);
-        }
-        self.counters.node_faults += outcome.faults.len() as u64;
-        let all: Vec<&str> = outcome.faults.iter().chain(&outcome.notes).map(String::as_str).collect();
-        if all.is_empty() {
-            self.faults.mended(Part::Node);
-        } else {
-            self.faults.fault(Part::Node, &all.join("; "));
-        }
-    }
-}
-
-fn said(level: Level, event: &str, report: &Report) {
-    let notes = report.notes.join("; ");
-    let mut fields: Vec<(&str, &dyn Display)> = vec![("report", report)];
-    if !notes.is_empty() {
-        fields.push(("notes", &notes));
-    }
-    log(level, event, &fields);
 }

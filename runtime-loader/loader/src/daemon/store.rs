@@ -61,9 +61,10 @@ impl Store {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let name = format!("{PREFIX}{}-{}", since.as_nanos(), std::process::id());
         let dir = self.dir.join(&name);
-        let fail = |error: io::Error| Error::io(dir.display().to_string(), error);
+        // By the name that lasts: a fault that is the same is not logged at each try.
+        let fail = |error: io::Error| Error::io(self.dir.join(BUNDLE).display().to_string(), error);
         let result = fs::DirBuilder::new().mode(0o700).create(&dir).map_err(fail).and_then(|()| {
-            store::write(&dir, bundle)?;
+            store::write(&dir, bundle).map_err(|error| fail(io::Error::other(error)))?;
             let link = self.dir.join(format!(".{name}"));
             symlink(&name, &link).map_err(fail)?;
             fs::rename(&link, self.dir.join(BUNDLE)).map_err(|error| {

@@ -19,6 +19,9 @@ use std::path::{Path, PathBuf};
 /// What ends the name of a file that was set aside.
 const ASIDE: &str = ".netpolc-aside";
 
+/// What a configuration says.
+pub type Fields = Map<String, Value>;
+
 /// Where things are.
 #[derive(Debug, Clone)]
 pub struct Place<'a> {
@@ -33,9 +36,7 @@ pub struct Place<'a> {
 /// # Errors
 /// If there is no configuration yet, or if it cannot be understood or written.
 pub fn chain(place: &Place<'_>, plugin: &Value) -> Result<Option<PathBuf>, Error> {
-    let first =
-        confs(place.conf_dir)?.into_iter().find(|path| path.file_name().is_some_and(|name| name != FILE));
-    let Some(path) = first else {
+    let Some(path) = others_first(place.conf_dir)? else {
         let missing = io::Error::new(io::ErrorKind::NotFound, "no CNI has put its configuration there yet");
         return Err(Error::io(place.conf_dir.display().to_string(), missing));
     };
@@ -122,6 +123,20 @@ pub fn unchain(place: &Place<'_>) -> Result<Vec<PathBuf>, Error> {
 pub fn confs(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     let ends = |path: &Path| path.extension().is_some_and(|e| e == "conf" || e == "conflist" || e == "json");
     entries(dir, &ends)
+}
+
+fn others_first(dir: &Path) -> Result<Option<PathBuf>, Error> {
+    Ok(confs(dir)?.into_iter().find(|path| path.file_name().is_some_and(|name| name != FILE)))
+}
+
+/// The first configuration of another CNI, and what it says; `None` if there is none.
+///
+/// # Errors
+/// If the directory or the file cannot be read or understood.
+pub fn first(dir: &Path) -> Result<Option<(PathBuf, Fields)>, Error> {
+    let Some(path) = others_first(dir)? else { return Ok(None) };
+    let (_, conf) = load(&path)?;
+    Ok(Some((path, conf)))
 }
 
 fn set_aside(dir: &Path) -> Result<Vec<PathBuf>, Error> {

@@ -9,15 +9,103 @@
 
 use super::cidr::Cidr;
 use super::masquerade::{joined, of_families};
+use super::own_tables::OwnTables;
+use super::program;
+use crate::{Error, generation};
 use netpolc_bundle::nft::{Edit, Family, Key};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 /// The name of our tables.
 pub const TABLE: &str = "netpolc_closed";
 
 /// The set of the addresses that are open.
 const KNOWN: &str = "known";
+
+/// Keeps addresses without a pod closed.
+#[derive(Debug)]
+pub struct Closed {
+    tables: OwnTables,
+    /// The ranges that the node gives out, once they are known.
+    ranges: Option<Vec<Cidr>>,
+    /// The addresses that have a pod whose policies are in force; `None` until a bundle is.
+    known: Option<BTreeSet<IpAddr>>,
+    /// Whether the kernel has nftables. Where it has not, an nft that is installed all the same would refuse, and with it
+    /// every bundle.
+    kernel: bool,
+}
+
+impl Default for Closed {
+    fn default() -> Closed {
+        let kernel = generation::current().is_ok();
+        Closed { tables: OwnTables::new(TABLE), ranges: None, known: None, kernel }
+    }
+}
+
+impl Closed {
+    /// Opens these addresses and closes all others; gives those that were open before. For bundles that are in force.
+    ///
+    /// # Errors
+    /// If nft refuses.
+    pub fn open(&mut self, known: BTreeSet<IpAddr>) -> Result<Vec<IpAddr>, Error> {
+        if self.known.as_ref() == Some(&known) {
+            return Ok(Vec::new());
+        }
+        let last = self.known.replace(known);
+        let before = last.clone().unwrap_or_default();
+        let ranges = self.ranges.as_deref().unwrap_or_default();
+        let now = self.known.as_ref();
+        let edited =
+            now.is_some_and(|known| self.tables.edit(&edits(ranges, &before, known), &bodies(ranges, known)));
+        if !edited && let Err(error) = self.converge() {
+            // So that the next try does not take it for done.
+            self.known = last;
+            return Err(error);
+        }
+        let (ranges, now) = (self.ranges.as_deref().unwrap_or_default(), self.known.as_ref());
+        let closed = |addr: &IpAddr| {
+            now.is_none_or(|now| !now.contains(addr)) && ranges.iter().any(|range| range.has(*addr))
+        };
+        Ok(before.into_iter().filter(closed).collect())
+    }
+
+    /// These are the ranges now; what was done.
+    ///
+    /// # Errors
+    /// If nft refuses.
+    pub fn close(&mut self, ranges: &[Cidr]) -> Result<Vec<String>, Error> {
+        if self.ranges.as_deref() != Some(ranges) {
+            self.ranges = Some(ranges.to_owned());
+        }
+        self.converge()
+    }
+
+    /// What a predecessor has closed stays so until it is known what that should be.
+    fn converge(&mut self) -> Result<Vec<String>, Error> {
+        let (Some(ranges), Some(known)) = (&self.ranges, &self.known) else { return Ok(Vec::new()) };
+        let Some(nft) = self.nft() else { return Ok(Vec::new()) };
+        self.tables.converge(&nft, &bodies(ranges, known))
+    }
+
+    fn nft(&self) -> Option<PathBuf> {
+        program::find(&["nft"]).filter(|_| self.kernel)
+    }
+
+    /// Why nothing can be closed at all.
+    pub fn unable(&self) -> Option<&'static str> {
+        match self.nft() {
+            Some(_) => None,
+            None if self.kernel => Some("nft is not installed"),
+            None => Some("this kernel has no nftables, or does not let it be used"),
+        }
+    }
+
+    /// The ranges that are closed; `None` before the first bundle is in force.
+    pub fn ranges(&self) -> Option<&[Cidr]> {
+        self.known.as_ref().map(|_| self.ranges.as_deref().unwrap_or_default())
+    }
+}
 
 /// What is in the tables.
 pub fn bodies(pods: &[Cidr], known: &BTreeSet<IpAddr>) -> BTreeMap<&'static str, String> {

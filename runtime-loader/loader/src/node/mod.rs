@@ -7,6 +7,7 @@ pub mod cidr;
 pub mod closed;
 pub mod conflist;
 pub mod files;
+pub mod ipam;
 pub mod masquerade;
 pub mod own_tables;
 pub mod program;
@@ -17,11 +18,14 @@ use crate::Error;
 use chain::Place;
 use cidr::Cidr;
 use clap::{Args, ValueEnum};
+use closed::Closed;
 use conflist::Conf;
 use masquerade::Masquerade;
 use netpolc_bundle::wire::{AGENT_SOCKET, AGENT_STATE, Network};
 use own_tables::OwnTables;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -102,6 +106,23 @@ pub struct Outcome {
     pub faults: Vec<String>,
 }
 
+/// Which addresses are closed while no pod has them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Closing {
+    /// In these ranges all are that no pod has.
+    pub ranges: Vec<String>,
+    /// Why others that the node may give out are open, or what is not known of them.
+    pub not: Vec<String>,
+}
+
+impl fmt::Display for Closing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ranges = if self.ranges.is_empty() { "nowhere".to_owned() } else { self.ranges.join(", ") };
+        write!(f, "closed {}{ranges}", if self.ranges.is_empty() { "" } else { "in " })?;
+        self.not.iter().try_for_each(|why| write!(f, "; {why}"))
+    }
+}
+
 /// A [`Network`] that makes sense.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Wanted {
@@ -116,11 +137,9 @@ pub struct Node {
     options: NodeOptions,
     backup_dir: PathBuf,
     masquerade: Masquerade,
-    closed: OwnTables,
-    /// This node's ranges of pods, once they are known.
-    pods: Vec<Cidr>,
-    /// The addresses of this node that have a pod whose policies are in force; `None` until a bundle is.
-    known: Option<BTreeSet<IpAddr>>,
+    closed: Closed,
+    /// Why other addresses may be given out than those that are closed.
+    unknown: Vec<String>,
 }
 
 impl Node {
@@ -130,9 +149,8 @@ impl Node {
             options,
             backup_dir: backup_dir(state),
             masquerade: Masquerade::default(),
-            closed: OwnTables::new(closed::TABLE),
-            pods: Vec::new(),
-            known: None,
+            closed: Closed::default(),
+            unknown: Vec::new(),
         }
     }
 
@@ -153,7 +171,8 @@ impl Node {
     pub fn converge(&mut self, network: Option<&Network>) -> Result<Outcome, Error> {
         match (self.options.cni, network) {
             (CniMode::None, _) | (CniMode::Ptp, None) => Ok(Outcome::default()),
-            (CniMode::Chain, _) => Ok(self.chain()),
+            (CniMode::Chain, Some(network)) => check_size(network).map(|()| self.chain(Some(network))),
+            (CniMode::Chain, None) => Ok(self.chain(None)),
             (CniMode::Ptp, Some(network)) => check(network).map(|wanted| self.ptp(&wanted)),
         }
     }
@@ -164,39 +183,63 @@ impl Node {
     /// # Errors
     /// If nft refuses.
     pub fn open(&mut self, known: BTreeSet<IpAddr>) -> Result<Vec<IpAddr>, Error> {
-        if self.known.as_ref() == Some(&known) {
-            return Ok(Vec::new());
-        }
-        let before = self.known.replace(known).unwrap_or_default();
-        if let Some(known) = &self.known
-            && self
-                .closed
-                .edit(&closed::edits(&self.pods, &before, known), &closed::bodies(&self.pods, known))
-        {
-            return Ok(before.difference(known).copied().collect());
-        }
-        if let Err(error) = self.close_others() {
-            // So that the next try does not take it for done.
-            self.known = Some(before);
-            return Err(error);
-        }
-        let known = self.known.as_ref();
-        Ok(before.into_iter().filter(|addr| known.is_none_or(|now| !now.contains(addr))).collect())
+        self.closed.open(known)
     }
 
-    fn close_others(&mut self) -> Result<Vec<String>, Error> {
-        let (Some(known), Some(nft)) = (&self.known, program::find(&["nft"])) else { return Ok(Vec::new()) };
-        // What a predecessor has closed stays so until it is known what that should be.
-        if self.pods.is_empty() {
-            return Ok(Vec::new());
+    /// What is closed, and why not everything that the node may give out.
+    pub fn closing(&self) -> Closing {
+        let because = |why: &str| Closing { ranges: Vec::new(), not: vec![why.to_owned()] };
+        if self.options.cni == CniMode::None {
+            return because("the loader was started with --cni=none");
         }
-        self.closed.converge(&nft, &closed::bodies(&self.pods, known))
+        if let Some(why) = self.closed.unable() {
+            return because(why);
+        }
+        match self.closed.ranges() {
+            None => because("no bundle is in force yet"),
+            Some(ranges) => {
+                Closing { ranges: ranges.iter().map(Cidr::to_string).collect(), not: self.unknown.clone() }
+            }
+        }
     }
 
-    fn chain(&mut self) -> Outcome {
+    /// Closes what the configuration of another CNI says that this node gives out.
+    fn close_in_chain(&mut self, network: Option<&Network>) -> Result<Vec<String>, Error> {
+        let dir = &self.options.files.cni_conf_dir;
+        let Some(network) = network else {
+            self.unknown = vec!["the agent has not said yet which addresses other nodes have".to_owned()];
+            return Ok(Vec::new());
+        };
+        let (path, conf) = match chain::first(dir) {
+            Ok(Some(first)) => first,
+            // What was closed stays so while the other CNI writes its file anew.
+            Ok(None) => {
+                self.unknown = vec![format!("{}: there is no CNI configuration", dir.display())];
+                return Ok(Vec::new());
+            }
+            Err(error) => {
+                self.unknown = vec![error.to_string()];
+                return Ok(Vec::new());
+            }
+        };
+        let own = ipam::own(&conf, network);
+        self.unknown = own.unknown.into_iter().map(|why| format!("{}: {why}", path.display())).collect();
+        self.closed.close(&own.ranges)
+    }
+
+    fn chain(&mut self, network: Option<&Network>) -> Outcome {
         let mut outcome = Outcome::default();
-        if !self.install(&mut outcome) {
-            return outcome;
+        self.chain_in(&mut outcome);
+        match self.close_in_chain(network) {
+            Ok(changes) => outcome.changes.extend(changes),
+            Err(error) => outcome.faults.push(format!("closing addresses without a pod: {error}")),
+        }
+        outcome
+    }
+
+    fn chain_in(&self, outcome: &mut Outcome) {
+        if !self.install(outcome) {
+            return;
         }
         let place = Place { conf_dir: &self.options.files.cni_conf_dir, backup_dir: &self.backup_dir };
         let stale = files::remove(&place.conf_dir.join(conflist::FILE));
@@ -207,7 +250,6 @@ impl Node {
             Ok(None) => {}
             Err(error) => outcome.faults.push(error.to_string()),
         }
-        outcome
     }
 
     fn ptp(&mut self, wanted: &Wanted) -> Outcome {
@@ -226,13 +268,12 @@ impl Node {
             Ok(changes) => outcome.changes.extend(changes),
             Err(error) => outcome.faults.push(format!("masquerade: {error}")),
         }
-        self.pods.clone_from(&wanted.pods);
-        match self.close_others() {
+        match self.closed.close(&wanted.pods) {
             Ok(changes) => outcome.changes.extend(changes),
             Err(error) => outcome.faults.push(format!("closing addresses without a pod: {error}")),
         }
-        if program::find(&["nft"]).is_none() {
-            outcome.notes.push("without nft, addresses that no pod has yet are not closed".to_owned());
+        if let Some(why) = self.closed.unable() {
+            outcome.notes.push(format!("addresses that no pod has yet are not closed: {why}"));
         }
         // The configuration comes last: with it the runtime begins to start pods.
         if self.install(&mut outcome) {
@@ -338,12 +379,18 @@ fn backup_dir(state: &Path) -> PathBuf {
     state.join("cni-before")
 }
 
-fn check(network: &Network) -> Result<Wanted, Error> {
-    let refuse = |what: String| Err(Error::Refused(what));
+fn check_size(network: &Network) -> Result<(), Error> {
     let Network { pod_ranges, routes, cluster_ranges } = network;
     if pod_ranges.len().max(routes.len()).max(cluster_ranges.len()) > RANGES {
-        return refuse(format!("more than {RANGES} ranges"));
+        return Err(Error::Refused(format!("more than {RANGES} ranges")));
     }
+    Ok(())
+}
+
+fn check(network: &Network) -> Result<Wanted, Error> {
+    check_size(network)?;
+    let refuse = |what: String| Err(Error::Refused(what));
+    let Network { pod_ranges, routes, cluster_ranges } = network;
     let parse = |text: &String| {
         Cidr::parse(text).ok_or_else(|| Error::Refused(format!("{text:?} is no range of addresses")))
     };

@@ -1,4 +1,4 @@
-//! OwnTables of nftables that the daemon keeps beside those of the policies: made in one transaction, and made anew where
+//! Tables of nftables that the daemon keeps beside those of the policies: made in one transaction, and made anew where
 //! another hand has changed them.
 
 use super::program::run;
@@ -78,9 +78,13 @@ impl OwnTables {
     }
 
     /// Changes elements of the tables' sets, after which they are as wanted; whether that was possible. It is not where the
-    /// tables have to be made first, or where another hand has been at them so that the kernel refuses.
+    /// tables have to be made first, where something else of them differs, or where another hand has been at them so that the
+    /// kernel refuses.
     pub fn edit(&mut self, edits: &[Edit], wanted: &BTreeMap<&'static str, String>) -> bool {
-        if edits.is_empty() || self.wanted.is_empty() || !self.wanted.keys().eq(wanted.keys()) {
+        let rest = |bodies: &BTreeMap<&'static str, String>| {
+            bodies.iter().map(|(family, body)| (*family, parts(body).0)).collect::<Vec<_>>()
+        };
+        if edits.is_empty() || self.wanted.is_empty() || rest(&self.wanted) != rest(wanted) {
             return false;
         }
         let mut batch = Batch::default();

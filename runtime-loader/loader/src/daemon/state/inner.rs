@@ -1,0 +1,179 @@
+//! What is behind the lock of the daemon's state, and what is done with it.
+
+use super::Counters;
+use crate::Error;
+use crate::apply::{Outcome, Report};
+use crate::cut::Established;
+use crate::daemon::enforcer::{Enforcer, Stamp};
+use crate::daemon::faults::{Faults, Part};
+use crate::daemon::log::{Level, log};
+use crate::node::{self, Closing, CniMode, Node};
+use crate::status::Status;
+use netpolc_bundle::wire::Network;
+use netpolc_bundle::{Bindings, Bundle};
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::time::{Duration, Instant, SystemTime};
+
+/// The bundle that should be in force.
+pub(super) struct Held {
+    /// As it is enforced; without the files that the loader does not read.
+    pub(super) form: Bundle,
+    /// The pods of the node.
+    pub(super) pods: Bindings,
+    /// Whether addresses have come and gone since `form` was made.
+    pub(super) stale: bool,
+    pub(super) since: SystemTime,
+    /// As it came, until it is written down.
+    pub(super) unsaved: Option<Bundle>,
+}
+
+pub(super) struct Inner {
+    pub(super) enforcer: Box<dyn Enforcer>,
+    pub(super) node: Node,
+    pub(super) held: Option<Held>,
+    /// Addresses without a pod whose connections are not ended yet.
+    pub(super) gone: Vec<IpAddr>,
+    pub(super) network: Option<Network>,
+    pub(super) network_unsaved: bool,
+    /// When all was last found to be as it should be.
+    pub(super) stamp: Option<Stamp>,
+    /// Whether the kernel took rules that were not read back since.
+    pub(super) unconfirmed: bool,
+    pub(super) counters: Counters,
+    pub(super) last_apply: Duration,
+    pub(super) status: Option<(Instant, Status)>,
+    pub(super) looked: Instant,
+    pub(super) faults: Faults,
+    /// What was last said about addresses that no pod has.
+    pub(super) closing: Option<Closing>,
+}
+
+impl Inner {
+    pub(super) fn apply(&mut self, established: Established) -> Result<Report, Error> {
+        self.refresh()?;
+        let Some(held) = &self.held else { return Err(Error::Incomplete("there is no bundle".into())) };
+        self.enforcer.apply(&held.form, established)
+    }
+
+    /// Ends connections that rules which came into force would not let begin.
+    pub(super) fn settle(&mut self) {
+        let Some(cut) = self.enforcer.settle() else { return };
+        self.counters.connections_cut += cut.connections;
+        if cut.connections > 0 {
+            log(Level::Info, "cut", &[("report", &cut)]);
+        }
+    }
+
+    /// Has the bundle say what is in force after addresses have come and gone.
+    pub(super) fn refresh(&mut self) -> Result<(), Error> {
+        if let Some(held) = self.held.as_mut().filter(|held| held.stale) {
+            held.form = self.enforcer.bundle(&held.form, &held.pods)?;
+            held.stale = false;
+        }
+        Ok(())
+    }
+
+    /// Lets packets of the bundle's pods pass, and no longer those of addresses that have none any more.
+    pub(super) fn open(&mut self, audit: bool) -> Result<(), Error> {
+        let Some(held) = self.held.as_ref().filter(|_| !audit && self.node.mode() != CniMode::None) else {
+            return Ok(());
+        };
+        let pods = held.pods.pods.iter();
+        self.gone.extend(self.node.open(pods.flat_map(|pod| &pod.addresses).copied().collect())?);
+        if !self.gone.is_empty() {
+            // If that fails, the next try begins with them.
+            self.enforcer.end_connections(&self.gone)?;
+            self.gone.clear();
+        }
+        Ok(())
+    }
+
+    pub(super) fn look_at_rules(&mut self, established: Established) {
+        // Taken before the look: what changes meanwhile makes the next one differ.
+        let stamp = self.enforcer.stamp();
+        if stamp.is_some() && stamp == self.stamp {
+            return;
+        }
+        if let Err(error) = self.refresh() {
+            return self.faults.fault(Part::Rules, &error);
+        }
+        let Some(held) = &self.held else { return };
+        match self.enforcer.look(&held.form, established) {
+            Ok(report) => {
+                self.unconfirmed = false;
+                self.stamp = (report.outcome == Outcome::Unchanged).then_some(stamp).flatten();
+                self.faults.mended(Part::Rules);
+                match report.outcome {
+                    Outcome::Unchanged => {}
+                    Outcome::Interfaces => {
+                        self.counters.interface_updates += 1;
+                        said(Level::Info, "interfaces", &report);
+                    }
+                    Outcome::Applied | Outcome::Repaired | Outcome::Comments => {
+                        self.counters.repairs += 1;
+                        self.status = None;
+                        self.counters.connections_cut += report.cut.map_or(0, |cut| cut.connections);
+                        said(Level::Warn, "repaired", &report);
+                    }
+                }
+            }
+            Err(error) => {
+                self.stamp = None;
+                self.counters.failures += 1;
+                self.faults.fault(Part::Rules, &error);
+            }
+        }
+    }
+
+    /// Which addresses are closed while no pod has them.
+    pub(super) fn closing(&self, audit: bool) -> Closing {
+        if audit {
+            return Closing { ranges: Vec::new(), not: vec!["in audit mode nothing is closed".to_owned()] };
+        }
+        self.node.closing()
+    }
+
+    /// Says so when that has changed: an address that is open is no fault, but nobody should have to guess.
+    pub(super) fn say_closing(&mut self, audit: bool) {
+        if self.node.mode() == CniMode::None {
+            return;
+        }
+        let closing = self.closing(audit);
+        if self.closing.as_ref() != Some(&closing) {
+            let level = if closing.not.is_empty() { Level::Info } else { Level::Warn };
+            log(level, "unknown-addresses", &[("are", &closing)]);
+            self.closing = Some(closing);
+        }
+    }
+
+    pub(super) fn look_at_node(&mut self) {
+        match self.node.converge(self.network.as_ref()) {
+            Ok(outcome) => self.after_node(&outcome),
+            Err(error) => self.faults.fault(Part::Node, &error),
+        }
+    }
+
+    pub(super) fn after_node(&mut self, outcome: &node::Outcome) {
+        self.counters.node_changes += outcome.changes.len() as u64;
+        if !outcome.changes.is_empty() {
+            log(Level::Info, "node", &[("changes", &outcome.changes.join("; "))]);
+        }
+        self.counters.node_faults += outcome.faults.len() as u64;
+        let all: Vec<&str> = outcome.faults.iter().chain(&outcome.notes).map(String::as_str).collect();
+        if all.is_empty() {
+            self.faults.mended(Part::Node);
+        } else {
+            self.faults.fault(Part::Node, &all.join("; "));
+        }
+    }
+}
+
+pub(super) fn said(level: Level, event: &str, report: &Report) {
+    let notes = report.notes.join("; ");
+    let mut fields: Vec<(&str, &dyn Display)> = vec![("report", report)];
+    if !notes.is_empty() {
+        fields.push(("notes", &notes));
+    }
+    log(level, event, &fields);
+}
