@@ -6,10 +6,17 @@ use smallvec::{SmallVec, smallvec};
 const INLINE: usize = 4;
 
 /// A fixed-length set of `0..len`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct BitSet {
     words: SmallVec<[u64; INLINE]>,
     len: usize,
+}
+
+impl Clone for BitSet {
+    fn clone(&self) -> BitSet {
+        // What is derived would copy word by word.
+        BitSet { words: SmallVec::from_slice(&self.words), len: self.len }
+    }
 }
 
 impl BitSet {
@@ -74,24 +81,25 @@ impl BitSet {
         })
     }
 
-    fn zip(&self, other: &BitSet, f: impl Fn(u64, u64) -> u64) -> BitSet {
-        debug_assert_eq!(self.len, other.len);
-        BitSet { words: self.words.iter().zip(&other.words).map(|(&a, &b)| f(a, b)).collect(), len: self.len }
-    }
-
     /// What is in both.
     pub fn and(&self, other: &BitSet) -> BitSet {
-        self.zip(other, |a, b| a & b)
+        let mut both = self.clone();
+        both.and_with(other);
+        both
     }
 
     /// What is in either.
     pub fn or(&self, other: &BitSet) -> BitSet {
-        self.zip(other, |a, b| a | b)
+        let mut either = self.clone();
+        either.or_with(other);
+        either
     }
 
     /// What is in this set and not in `other`.
     pub fn minus(&self, other: &BitSet) -> BitSet {
-        self.zip(other, |a, b| a & !b)
+        let mut rest = self.clone();
+        rest.remove_all(other);
+        rest
     }
 
     /// Adds all of `other`.
