@@ -150,11 +150,16 @@ fn connections_end_after_the_switch() {
     let bundles = bundles();
     let daemon = Daemon::start(&world.node, &world.dir, &["--backend=nftables", "--interval=3600"]);
     meet(&world.client, &world.server, "10.1.0.2");
-    applied(&daemon, &bundles[0]);
+    only_the_denied_ends(&world, &daemon, &bundles);
+}
+
+/// The first bundle lets the client reach the server, the second does not.
+pub(crate) fn only_the_denied_ends(world: &World, daemon: &Daemon, bundles: &[Bundle]) {
+    applied(daemon, &bundles[0]);
     let mut denied = connection(&world.client, &world.server, "10.1.0.2");
     let mut allowed = connection(&world.server, &world.open, "10.1.0.3");
     assert!(lives(&mut denied) && lives(&mut allowed));
-    applied(&daemon, &bundles[1]);
+    applied(daemon, &bundles[1]);
     wait("it is cut", || daemon.log().contains("cut 1 of "));
     assert_eq!([lives(&mut denied), lives(&mut allowed)], [false, true], "{}", daemon.log());
 }
