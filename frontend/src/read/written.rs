@@ -52,8 +52,8 @@ fn value(of: &Value<'_>) -> Json {
         Value::Bool(b) => Json::Bool(*b),
         Value::Int(n) => Json::from(*n),
         Value::Big(n) => Json::from(*n),
-        // What is no whole number is an error wherever it counts, and JSON has no infinities.
-        Value::Float(n) => whole(*n).map_or(Json::Null, Json::from),
+        // JSON has no infinities; where a number counts, one is an error.
+        Value::Float(n) => whole(*n).map_or_else(|| Json::from(*n), Json::from),
         Value::Str(text) => Json::String(text.to_string()),
         Value::List(items) => Json::Array(items.iter().map(|item| value(&item.value)).collect()),
         Value::Map(entries) => {

@@ -7,9 +7,9 @@
 //! of those bitmaps, and it is none of those single ports or the same one. Besides, it asks `pairs` for the sum of a row and
 //! the other end's column, and does nothing else with a column, so what counts is which value is found there; of rows that it
 //! does not ask about it sees only whether they are 0. Of packets that are forged or open no connection it asks nothing else
-//! of rows either: a forged one is dropped before, and the other kinds pass where nobody is isolated. With `keep` it asks nothing of the ends of an established one. Of a
-//! connection's state it asks only whether it is new, so established packets get the same whichever end
-//! began. One run answers for all packets that are alike in this way; which program it is has been compared instruction
+//! of rows either: a forged one is dropped before, and the other kinds pass where nobody is isolated. With `keep` it asks
+//! nothing of the ends of an established one. Of a connection's state it asks only whether it is new, so established
+//! packets get the same whichever end began. One run answers for all packets that are alike in this way; which program it is has been compared instruction
 //! by instruction.
 
 use super::constants::{has, sets};
@@ -86,7 +86,9 @@ struct Ends {
 struct Pairs(FxHashMap<Vec<u8>, u32>);
 
 impl Pairs {
+    /// There is no entry at this sum.
     const NOTHING: u32 = 2;
+    /// The number of the first value that was found.
     const FIRST: u32 = 3;
 
     /// What a row says of a column.

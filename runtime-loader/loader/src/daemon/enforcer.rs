@@ -115,7 +115,8 @@ pub struct ThisKernel {
     live: Option<Live>,
     /// The same under iptables, where a bundle can be brought into force by what it changes.
     known: Option<Known>,
-    /// What that was loaded with.
+    /// What that was loaded with. Should it be the other variant by now, the last version is not there to be deleted, so a
+    /// restore is refused as a whole.
     tools: Option<Tools>,
     /// Connections to end.
     uncut: Option<Uncut>,

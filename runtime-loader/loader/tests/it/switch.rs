@@ -91,11 +91,11 @@ fn version(bundle: &Bundle) -> String {
 }
 
 /// Only the client may reach the server; only the open pod; nobody.
-fn bundles() -> [Bundle; 3] {
+pub(crate) fn bundles(backend: Backend) -> [Bundle; 3] {
     let from =
         |app: &str| format!("[{{from: [{{podSelector: {{matchLabels: {{app: {app}}}}}}}, {BLOCKS}]}}]");
     [from("client"), from("open"), "[]".to_owned()]
-        .map(|ingress| cluster::compiled_for(&cluster::server(&ingress), &[Backend::Nftables]))
+        .map(|ingress| cluster::compiled_for(&cluster::server(&ingress), &[backend]))
 }
 
 /// Who reaches the server, of client and open pod.
@@ -123,7 +123,7 @@ fn in_force(daemon: &Daemon, bundle: &Bundle) {
 #[test]
 fn bundles_take_turns() {
     let world = World::new(Netns::new());
-    let bundles = bundles();
+    let bundles = bundles(Backend::Nftables);
     let daemon = Daemon::start(&world.node, &world.dir, &["--backend=nftables", "--interval=3600"]);
     meet(&world.client, &world.server, "10.1.0.2");
     meet(&world.open, &world.server, "10.1.0.2");
@@ -147,7 +147,7 @@ fn bundles_take_turns() {
 #[test]
 fn connections_end_after_the_switch() {
     let world = World::new(Netns::new());
-    let bundles = bundles();
+    let bundles = bundles(Backend::Nftables);
     let daemon = Daemon::start(&world.node, &world.dir, &["--backend=nftables", "--interval=3600"]);
     meet(&world.client, &world.server, "10.1.0.2");
     only_the_denied_ends(&world, &daemon, &bundles);
@@ -169,7 +169,7 @@ pub(crate) fn only_the_denied_ends(world: &World, daemon: &Daemon, bundles: &[Bu
 #[test]
 fn what_another_hand_has_done_is_made_good() {
     let world = World::new(Netns::new());
-    let bundles = bundles();
+    let bundles = bundles(Backend::Nftables);
     let daemon = Daemon::start(&world.node, &world.dir, &["--backend=nftables", "--interval=3600"]);
     meet(&world.open, &world.server, "10.1.0.2");
     applied(&daemon, &bundles[0]);

@@ -1,23 +1,14 @@
 //! From one version of iptables rules to another by what differs between them, with both variants.
 
 use crate::audit::{World, applied, status};
-use crate::cluster::{self, BLOCKS};
 use crate::common::Netns;
 use crate::daemon::{Daemon, wait};
 use crate::iptables::{Variant, netns};
 use crate::lan::meet;
-use crate::switch::{only_the_denied_ends, reach};
+use crate::switch::{bundles, only_the_denied_ends, reach};
 use netpolc_bundle::ipt::{self, Family};
 use netpolc_bundle::{Backend, Bundle};
 use std::collections::BTreeSet;
-
-/// Only the client may reach the server; only the open pod; nobody.
-fn bundles() -> [Bundle; 3] {
-    let from =
-        |app: &str| format!("[{{from: [{{podSelector: {{matchLabels: {{app: {app}}}}}}}, {BLOCKS}]}}]");
-    [from("client"), from("open"), "[]".to_owned()]
-        .map(|ingress| cluster::compiled_for(&cluster::server(&ingress), &[Backend::Iptables]))
-}
 
 fn world(variant: Variant) -> (World, Daemon) {
     let world = World::new(netns(variant));
@@ -43,7 +34,7 @@ fn interfaces(node: &Netns, variant: Variant) -> BTreeSet<String> {
 /// Bundles in many orders, each from what the last has left. Only sets may be left over, until a look.
 #[test]
 fn bundles_take_turns() {
-    let bundles = bundles();
+    let bundles = bundles(Backend::Iptables);
     for variant in Variant::ALL {
         let (world, daemon) = world(variant);
         applied(&daemon, &bundles[0]);
@@ -76,7 +67,7 @@ fn bundles_take_turns() {
 /// What began under the old rules and would not begin under the new ones ends, and nothing else.
 #[test]
 fn connections_end_after_the_switch() {
-    let bundles = bundles();
+    let bundles = bundles(Backend::Iptables);
     for variant in Variant::ALL {
         let (world, daemon) = world(variant);
         only_the_denied_ends(&world, &daemon, &bundles);
@@ -86,7 +77,7 @@ fn connections_end_after_the_switch() {
 /// Where chains are gone or changed, the next bundle is applied as a whole, or the next look finds it.
 #[test]
 fn what_another_hand_has_done_is_made_good() {
-    let bundles = bundles();
+    let bundles = bundles(Backend::Iptables);
     for variant in Variant::ALL {
         let (world, daemon) = world(variant);
         let word = variant.word();
