@@ -32,6 +32,8 @@ pub struct Scan {
     pub jumps: usize,
     /// Other rules in chains of others that lead to ours, without `-A`.
     pub strays: Vec<String>,
+    /// Whether a chain of ours is listed twice, which no table can have: see [`LOOKS`].
+    pub torn: bool,
 }
 
 impl Scan {
@@ -48,7 +50,7 @@ impl Scan {
                 continue;
             } else if let Some(chain) = line.strip_prefix(':').and_then(|rest| rest.split(' ').next()) {
                 if is_ours(chain) {
-                    scan.chains.insert(chain.to_owned());
+                    scan.torn |= !scan.chains.insert(chain.to_owned());
                 }
             } else if let Some(rule) = line.strip_prefix("-A ") {
                 if rule.starts_with(PREFIX) {
@@ -124,7 +126,7 @@ pub fn observe(kernel: &mut dyn Kernel, view: View) -> Result<Observed, Error> {
         }
         let view = View::take(kernel, seen.tools.clone(), Scope::Ours)?;
         seen = read(kernel, view)?;
-        if seen.drift() == drift {
+        if seen.drift() == drift && !seen.scans.values().any(|scan| scan.torn) {
             break;
         }
     }

@@ -24,6 +24,8 @@ pub struct View {
     pub table: Result<Table, ParseError>,
     /// The names of its objects.
     pub names: Names,
+    /// Whether a name is listed twice, which no table can have: see [`LOOKS`].
+    pub torn: bool,
 }
 
 /// Names of objects.
@@ -48,9 +50,10 @@ impl Names {
         }
     }
 
-    /// The names in a listing that the parser refuses. Names that could not be written back are left out.
-    fn scan(text: &str) -> Names {
-        let mut names = Names::default();
+    /// The names in a listing that the parser refuses, and whether one is there twice. Names that could not be written back
+    /// are left out.
+    fn scan(text: &str) -> (Names, bool) {
+        let (mut names, mut twice) = (Names::default(), false);
         for line in text.lines() {
             let words: Vec<&str> = line.split_whitespace().collect();
             let [kind, name, "{", ..] = words.as_slice() else { continue };
@@ -58,22 +61,24 @@ impl Names {
             if !name.bytes().all(safe) || !name.starts_with(|c: char| c.is_ascii_alphabetic()) {
                 continue;
             }
-            match *kind {
-                "chain" => names.chains.insert((*name).to_owned()),
-                "set" => names.sets.insert((*name).to_owned()),
-                "map" => names.maps.insert((*name).to_owned()),
-                _ => false,
+            let known = match *kind {
+                "chain" => &mut names.chains,
+                "set" => &mut names.sets,
+                "map" => &mut names.maps,
+                _ => continue,
             };
+            twice |= !known.insert((*name).to_owned());
         }
-        names
+        (names, twice)
     }
 }
 
 impl View {
     fn new(family: Family, text: String) -> View {
         let table = nft::parse(&text).map(|mut ruleset| ruleset.tables.remove(&family).unwrap_or_default());
-        let names = table.as_ref().map_or_else(|_| Names::scan(&text), Names::of);
-        View { text, table, names }
+        let (names, torn) =
+            table.as_ref().map_or_else(|_| Names::scan(&text), |table| (Names::of(table), false));
+        View { text, table, names, torn }
     }
 
     /// The elements of a set that the loader fills; `None` if there is no such set or it is not known.
@@ -93,14 +98,15 @@ impl View {
     }
 }
 
-/// How often is looked at what seems to have drifted, before it is believed.
+/// How often is looked at what seems to have drifted, before it is believed without having been seen twice.
 ///
-/// Listings are taken in parts, each of which begins where the last one ended, by number (`nf_tables_dump_chains` in
-/// `net/netfilter/nf_tables_api.c`). A transaction of anybody that is refused at its end has had its objects among those
-/// that are counted, so a chain or rule of ours may be listed twice or not at all, and nothing tells the reader: the number
-/// of the last transaction is still the same. With another process whose transactions fail all the time, one of eight
-/// listings was such a one.
-pub const LOOKS: usize = 6;
+/// The list of all chains is taken in parts, each of which begins where the last one ended, by number. A chain that another
+/// transaction has added but not committed is counted among those to be passed over, but not where chains are listed
+/// (`nf_tables_dump_chains` in `net/netfilter/nf_tables_api.c`). So while transactions of anybody are refused at their end,
+/// chains of ours may be listed twice, and nothing tells the reader: the number of the last transaction is still the same.
+/// With another process whose transactions fail all the time, one of eight listings was such a one, and parts end at the
+/// same chain again and again, so two of them may be alike. Sets and rules are asked for by table, where only we add some.
+pub const LOOKS: usize = 32;
 
 /// Looks at the kernel.
 ///
@@ -114,7 +120,7 @@ pub fn observe(kernel: &mut dyn Kernel) -> Result<Observed, Error> {
             break;
         }
         seen = look(kernel)?;
-        if seen.drift() == drift {
+        if seen.drift() == drift && !seen.tables.values().any(|view| view.torn) {
             break;
         }
     }
