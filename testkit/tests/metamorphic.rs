@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use netpolc_bundle::Backend;
-use netpolc_bundle::nft::{Match, Outcome, Rule, Verdict};
+use netpolc_bundle::nft::{Match, Outcome, Verdict};
 use netpolc_nftables::emit::emit;
 use netpolc_nftables::review::for_review;
 use netpolc_nftables::select::{SELF, SPOOF};
@@ -87,7 +87,7 @@ fn form_and_order_of_the_input_do_not_matter() {
 
 /// The names of all objects of all nodes, without those that say what a node as a whole holds.
 fn names(compiled: &Compiled) -> BTreeSet<String> {
-    let frame = ["isolated_", "strange_", "judge_", "egress_", "ingress_", "version_"];
+    let frame = ["isolated_", "strange_", "judge_", "sources_", "own_", "ingress_", "version_"];
     let nodes = compiled.nodes().unwrap();
     let tables = nodes.iter().flat_map(|n| n.plan.ruleset.tables.iter().map(move |(f, t)| (&n.name, f, t)));
     let objects = tables.flat_map(|(node, family, table)| {
@@ -161,10 +161,11 @@ fn pods_of_an_unrelated_namespace_change_no_other_name() {
             continue;
         }
         let (before, after) = (names(&base), names(&changed));
-        // A block around the strangers' addresses need not name them, so nothing at all changes but `local`.
+        // A block around the strangers' addresses need not name them, so nothing changes but `local` and `sources`.
         assert_eq!(before, after, "seed {seed}\n{}", more.yaml());
         let lines = difference(&review(&base), &review(&changed));
-        assert!(lines <= 6, "seed {seed}: 3 pods that no policy sees change {lines} lines");
+        // One each in either. On a node that had no pods the map, its chain and the rule that leads there are new.
+        assert!(lines <= 17, "seed {seed}: 3 pods that no policy sees change {lines} lines");
         compared += 1;
     }
     assert!(compared >= 10, "only {compared} clusters had unrelated namespaces");
@@ -193,28 +194,25 @@ fn one_more_pod_changes_few_lines() {
         total += lines;
         worst = worst.max((lines, seed));
     }
-    // A pod is one line in `local`, `self`, `isolated`, the two maps, and each set of peers that has it.
+    // A pod is one line in `local`, `self`, `isolated`, the two maps, and in each set of peers one, or one for each port.
     assert!(total as u64 / count <= 25, "{total} lines in {count} clusters; worst {worst:?}");
 }
 
 /// A packet on its way meets old rules and the present elements of a set. What is named by its content it finds whole; a
-/// set that keeps its name may lead to a drop, to the pod itself, or to a chain that judges as what follows does, so that
-/// nothing is open for that moment.
+/// set that keeps its name may lead to a drop, to the check of the source, or to the pod itself, so that nothing is open for
+/// that moment.
 #[test]
 fn sets_that_keep_their_names_open_nothing() {
     let named_by_content = |name: &str| {
         name.rsplit_once('_').is_some_and(|(_, h)| h.len() == 12 && h.bytes().all(|b| b.is_ascii_hexdigit()))
     };
-    let judges = |rules: &[Rule]| -> Vec<Outcome> {
-        rules.iter().map(|rule| &rule.outcome).filter(|o| matches!(o, Outcome::Vmap(..))).cloned().collect()
-    };
-    let (mut seen, mut judged) = (BTreeSet::new(), 0);
+    let mut seen = BTreeSet::new();
     for seed in 0..seeds(6) {
         let compiled = built(&[("a.yaml", text::yaml(generate(seed, options(seed)).documents()))]);
         for node in compiled.nodes().unwrap() {
             for table in node.plan.ruleset.tables.values() {
                 for (name, chain) in &table.chains {
-                    for (i, rule) in chain.rules.iter().enumerate() {
+                    for rule in &chain.rules {
                         let sets = rule.matches.iter().filter_map(|found| match found {
                             Match::InSet(_, set) => Some(set).filter(|set| !named_by_content(set)),
                             _ => None,
@@ -224,11 +222,6 @@ fn sets_that_keep_their_names_open_nothing() {
                             let closes = match &rule.outcome {
                                 Outcome::Verdict(Verdict::Drop) => true,
                                 Outcome::Verdict(Verdict::Jump(to)) => to == SPOOF,
-                                Outcome::Verdict(Verdict::Goto(to)) => {
-                                    let there = judges(&table.chains[to].rules);
-                                    judged += there.len();
-                                    there == judges(&chain.rules[i..])
-                                }
                                 _ => set == SELF,
                             };
                             assert!(closes, "{seed}: {name} asks {set}: {rule:?}");
@@ -239,5 +232,4 @@ fn sets_that_keep_their_names_open_nothing() {
         }
     }
     assert_eq!(seen.into_iter().collect::<Vec<_>>(), ["local", "podif", "self"]);
-    assert!(judged > 10, "{judged}");
 }

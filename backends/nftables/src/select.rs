@@ -3,12 +3,14 @@
 //! The shape, for each family (figures: `docs/performance.md`):
 //!
 //! - `forward`, the base chain, sends what is not established or related to `judge_*`: one rule for most packets;
-//! - `judge_*` drops what opens no connection where that touches an isolated pod, and what is spoofed: what has the source
-//!   of a pod of the node is checked in `own_*`. Then, in either chain, the source is looked up in `egress_*` and the
-//!   destination in `ingress_*`: two hash lookups, however many pods and policies;
-//! - the verdict of such a map leads to the chain of a profile (`out_*`, `in_*`), which looks up protocol and port in
-//!   one hash (`ports_*`), in one interval map for each protocol that has ranges (`ranges_*`), and in the defaults;
-//! - that leads to the chain of one distinct set of peers (`to_*`, `from_*`): one hash lookup for pods, one for each
+//! - `judge_*` drops what opens no connection where that touches an isolated pod, and looks up the source in `sources_*`:
+//!   what has that of a pod of the node goes on in `own_*`, where it is checked for spoofing and, if the pod is isolated,
+//!   goes through the chain of its profile (`out_*`). Then, in either chain, the destination is looked up in `ingress_*`,
+//!   which leads to the chain of a profile (`in_*`). That is two hash lookups, however many pods and policies;
+//! - the chain of a profile looks up protocol, port and peer in one hash (`open_*`) where single ports are for a few pods
+//!   only, and the rest by protocol and port in one hash (`ports_*`), in one interval map for each protocol that has ranges
+//!   (`ranges_*`), and in the defaults;
+//! - these lead to the chain of one distinct set of peers (`to_*`, `from_*`): one hash lookup for pods, one for each
 //!   prefix length of blocks, longest first, so that `except` needs nothing more;
 //! - what nothing allowed ends in `deny`, where a pod that talks to itself, and neighbour discovery, still pass.
 //!
@@ -17,14 +19,14 @@
 //! `self`, `spoof`, `local`, `podif` and `podaddr`, whose content is harmless while it is between two versions.
 
 mod fixed;
+mod frame;
 mod peers;
 mod profile;
 
 use crate::limits;
-use fixed::{deny_chain, from_pod, of_local, spoof_chain, strange_chain};
+use frame::{Pods, frame};
 use netpolc_bundle::nft::{
-    self, Chain, Elements, Field, Hook, Key, KeyType, LOCAL, Match, Outcome, PODADDR, PODIF, Rule, Ruleset,
-    Set, Table, Verdict,
+    self, Chain, Elements, Field, Key, KeyType, Match, Outcome, Rule, Ruleset, Set, Table, Verdict,
 };
 use netpolc_ir::addr::{Family, bits};
 use netpolc_ir::matrix::{Matrix, Peers, Profile};
@@ -163,8 +165,7 @@ impl<'m> Selector<'m> {
         let matrix = self.matrix;
         let table = Table { flush: true, ..Table::default() };
         let mut builder = Builder { family: nft_family, table, origins: BTreeMap::new() };
-        let mut maps: [BTreeMap<Vec<Key>, Option<Verdict>>; 2] = Default::default();
-        let (mut local, mut isolated, mut pairs) = (Vec::new(), Vec::new(), BTreeMap::new());
+        let mut pods = Pods::default();
         for endpoint in matrix.endpoints.values().filter(|e| e.host == host) {
             let ours: Vec<(u128, Class)> = endpoint
                 .addrs
@@ -173,27 +174,28 @@ impl<'m> Selector<'m> {
                 .map(|(a, c)| (bits(*a), *c))
                 .collect();
             for &(addr, class) in &ours {
-                local.push(addr);
                 let profiles = matrix.classes[class].profiles;
-                if profiles.iter().all(Option::is_none) {
-                    continue;
-                }
-                isolated.push(addr);
-                for &(other, _) in &ours {
-                    pairs.insert(vec![Key::Addr(addr, addr), Key::Addr(other, other)], None);
-                }
+                let mut targets = [Verdict::Return, Verdict::Return];
                 for (direction, profile) in Direction::ALL.into_iter().zip(profiles) {
                     let Some(profile) = profile else { continue };
                     let target = self.profile(profile, direction, family)?;
                     builder.objects(&target.objects)?;
-                    if target.verdict != Verdict::Return {
-                        let verdict = entry_verdict(direction, target.verdict);
-                        maps[direction as usize].insert(vec![Key::Addr(addr, addr)], Some(verdict));
+                    targets[direction as usize] = target.verdict;
+                }
+                let [ingress, egress] = targets;
+                pods.egress.insert(addr, egress);
+                if ingress != Verdict::Return {
+                    pods.ingress.insert(vec![Key::Addr(addr, addr)], Some(ingress));
+                }
+                if profiles.iter().any(Option::is_some) {
+                    pods.isolated.push(addr);
+                    for &(other, _) in &ours {
+                        pods.pairs.insert(vec![Key::Addr(addr, addr), Key::Addr(other, other)], None);
                     }
                 }
             }
         }
-        self.frame(&mut builder, local, isolated, pairs, maps)?;
+        frame(&mut builder, pods)?;
         let Builder { mut table, origins, .. } = builder;
         for (name, origins) in origins {
             if let Some(chain) = table.chains.get_mut(&name) {
@@ -205,77 +207,6 @@ impl<'m> Selector<'m> {
             known.dedup();
         }
         Ok(table)
-    }
-
-    /// The fixed part: base chain, judge, deny and what they use.
-    fn frame(
-        &self,
-        builder: &mut Builder,
-        mut local: Vec<u128>,
-        mut isolated: Vec<u128>,
-        pairs: BTreeMap<Vec<Key>, Option<Verdict>>,
-        [ingress, egress]: [BTreeMap<Vec<Key>, Option<Verdict>>; 2],
-    ) -> Result<(), Unsupported> {
-        local.sort_unstable();
-        isolated.sort_unstable();
-        let comment = |text: &str| Some(text.to_owned());
-        builder.set(
-            PODIF,
-            Set {
-                key: vec![KeyType::Ifname],
-                comment: comment("interfaces of the pods of this node; filled by the loader"),
-                ..Set::default()
-            },
-        )?;
-        builder.set(
-            PODADDR,
-            Set {
-                key: vec![KeyType::Ifname, KeyType::Addr],
-                comment: comment("the same with the addresses behind them; filled by the loader"),
-                ..Set::default()
-            },
-        )?;
-        let addrs = |list, text| Set { elements: Elements::Addrs(list), ..addr_set(comment(text)) };
-        builder.set(LOCAL, addrs(local, "the pods of this node"))?;
-        builder.set(
-            SELF,
-            Set {
-                key: vec![KeyType::Addr, KeyType::Addr],
-                comment: comment("a pod always reaches itself"),
-                elements: Elements::General(pairs),
-                ..Set::default()
-            },
-        )?;
-        builder.chain(DENY, deny_chain(builder.family));
-        builder.chain(SPOOF, spoof_chain(builder.family));
-        let mut judge = Vec::new();
-        let text = "pods that some policy isolates";
-        let isolated = builder.named_set("isolated", addrs(isolated, text))?;
-        let strange = builder.named_chain("strange", strange_chain(&isolated))?;
-        judge.push(rule(vec![Match::CtInvalid], Verdict::Goto(strange.clone())));
-        judge.push(rule(vec![Match::TcpNotSyn], Verdict::Goto(strange)));
-        let spoofed = |matches| rule(matches, Verdict::Jump(SPOOF.to_owned()));
-        let ends = [("egress", Field::Saddr, egress), ("ingress", Field::Daddr, ingress)];
-        let entries = ends.into_iter().map(|(kind, field, map)| builder.entry(kind, field, map));
-        let entries: Vec<Rule> = entries.filter_map(Result::transpose).collect::<Result<_, _>>()?;
-        // Both ways judge alike and differ in the check of the source alone, so a set that changes under a packet on its way
-        // opens nothing.
-        let mut own = vec![spoofed(vec![Match::Unbound])];
-        own.extend(entries.clone());
-        let own = builder.named_chain("own", Chain { rules: own, ..Chain::default() })?;
-        judge.push(rule(vec![of_local()], Verdict::Goto(own)));
-        judge.push(spoofed(vec![from_pod()]));
-        judge.extend(entries);
-        let judge = builder.named_chain("judge", Chain { rules: judge, ..Chain::default() })?;
-        builder.chain(
-            FORWARD,
-            Chain {
-                hook: Some(Hook { priority: PRIORITY }),
-                rules: vec![rule(vec![Match::NotEstablished], Verdict::Goto(judge))],
-                ..Chain::default()
-            },
-        );
-        Ok(())
     }
 }
 
@@ -307,14 +238,6 @@ fn join_within(texts: Vec<String>, limit: usize) -> Option<String> {
     (!joined.is_empty()).then_some(joined)
 }
 
-/// The egress map is consulted first, and a packet that it lets through must come back for the ingress map.
-fn entry_verdict(direction: Direction, verdict: Verdict) -> Verdict {
-    match (direction, verdict) {
-        (Direction::Egress, Verdict::Goto(chain)) if chain != DENY => Verdict::Jump(chain),
-        (_, verdict) => verdict,
-    }
-}
-
 fn addr_set(comment: Option<String>) -> Set {
     Set { key: vec![KeyType::Addr], comment, ..Set::default() }
 }
@@ -323,10 +246,11 @@ fn rule(matches: Vec<Match>, verdict: Verdict) -> Rule {
     Rule { matches, counter: false, outcome: Outcome::Verdict(verdict), comment: None }
 }
 
-/// Puts a comment that may change to the first rule of a chain. Rules are made anew whenever a script is loaded; a chain
+/// Puts a comment that may change to the first rule of a chain that judges. Rules are made anew whenever a script is loaded; a chain
 /// or a set keeps in the kernel the comment that it was made with, so theirs never change.
 fn label(rules: &mut [Rule], comment: Option<String>) {
-    if let Some(first) = rules.first_mut() {
+    let spoof = Outcome::Verdict(Verdict::Jump(SPOOF.to_owned()));
+    if let Some(first) = rules.iter_mut().find(|rule| rule.outcome != spoof) {
         first.comment = comment;
     }
 }

@@ -47,6 +47,7 @@ pub fn rebind(ruleset: &mut Ruleset, change: &Rebind) -> Result<(Version, Vec<Ed
             match asked {
                 Asked::Address => changed.address(&name, set, &gone, &like)?,
                 Asked::Pair => changed.pair(&name, set, &gone, &like)?,
+                Asked::Peer => changed.peer(&name, set, &gone, &like)?,
             }
         }
         let edit = |((set, key), (before, after)): ((String, Vec<Key>), (Had, Had))| {
@@ -78,6 +79,8 @@ enum Asked {
     Address,
     /// Source and destination.
     Pair,
+    /// Protocol, port and a whole address.
+    Peer,
 }
 
 /// The sets that rules ask for whole addresses.
@@ -97,6 +100,7 @@ fn asked(table: &Table) -> Result<BTreeMap<String, Asked>, Unlike> {
             let asked = match fields.as_slice() {
                 [Field::Saddr | Field::Daddr] => Some(Asked::Address),
                 [Field::Saddr, Field::Daddr] => Some(Asked::Pair),
+                [Field::L4Proto, Field::Dport, Field::Saddr | Field::Daddr] => Some(Asked::Peer),
                 _ => None,
             };
             let of_addresses =
@@ -167,6 +171,42 @@ impl Elementwise {
                 Elements::General(map) => drop(map.insert(key(*new), verdict.clone())),
             }
             self.note(name, key(*new), None, Some(verdict));
+        }
+        Ok(())
+    }
+
+    /// A set of protocols and ports, each with those that may use it.
+    fn peer(
+        &mut self,
+        name: &str,
+        set: &mut Set,
+        gone: &[u128],
+        like: &[(u128, u128)],
+    ) -> Result<(), Unlike> {
+        let Elements::General(map) = &mut set.elements else {
+            return Err(Unlike(format!("the set {name} has other keys than it is asked for")));
+        };
+        let of = |key: &[Key], addr: u128| key.last() == Some(&Key::Addr(addr, addr));
+        let mut come = Vec::new();
+        for (new, known) in like {
+            if map.keys().any(|key| of(key, *new)) && !gone.contains(new) {
+                return Err(Unlike(format!("an address is new and in the set {name} already")));
+            }
+            for (key, has) in map.iter().filter(|(key, _)| of(key, *known)) {
+                let mut key = key.clone();
+                key.pop();
+                key.push(Key::Addr(*new, *new));
+                come.push((key, has.clone()));
+            }
+        }
+        let lost: Vec<_> = map.keys().filter(|key| gone.iter().any(|addr| of(key, *addr))).cloned().collect();
+        for key in lost {
+            let had = map.remove(&key);
+            self.note(name, key, had, None);
+        }
+        for (key, has) in come {
+            map.insert(key.clone(), has.clone());
+            self.note(name, key, None, Some(has));
         }
         Ok(())
     }

@@ -60,9 +60,9 @@ fn general(
     both_ends: bool,
     elements: &BTreeMap<Vec<Key>, Option<Verdict>>,
 ) {
-    // Addresses that a map gives the same verdict may share an atom; those of different verdicts may not.
-    let mut by_verdict: BTreeMap<&Option<Verdict>, Vec<u128>> = BTreeMap::new();
-    let alone = ways.len() == 1;
+    // Addresses that stand with the same other keys, and in a map lead to the same verdict, may share an atom; others may
+    // not.
+    let mut alike: BTreeMap<(usize, Vec<&Key>, &Option<Verdict>), Vec<u128>> = BTreeMap::new();
     for (keys, verdict) in elements {
         // `a . a` says something about a packet from an address to itself only, which is compared apart.
         if let [Key::Addr(a, b), Key::Addr(c, d)] = keys.as_slice()
@@ -73,19 +73,22 @@ fn general(
         {
             continue;
         }
-        for (key, way) in keys.iter().zip(ways) {
+        for (at, (key, way)) in keys.iter().zip(ways).enumerate() {
             let Key::Addr(lo, hi) = key else { continue };
             match way {
                 Some(Some(len)) => prefix(constants, family, *lo, *len),
-                Some(None) if lo == hi && alone => by_verdict.entry(verdict).or_default().push(*lo),
-                Some(None) if lo == hi => constants.sets.push(vec![*lo]),
+                Some(None) if lo == hi => {
+                    let others = keys.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, key)| key);
+                    alike.entry((at, others.collect(), verdict)).or_default().push(*lo);
+                }
                 _ => {
                     constants.ranges.insert((*lo, *hi));
                 }
             }
         }
     }
-    constants.sets.extend(by_verdict.into_values());
+    let sets: BTreeSet<Vec<u128>> = alike.into_values().collect();
+    constants.sets.extend(sets);
 }
 
 fn prefix(constants: &mut Constants, family: Family, base: u128, len: u8) {

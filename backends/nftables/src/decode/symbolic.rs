@@ -343,6 +343,17 @@ impl Walk<'_> {
                 }
             }
             (Elements::Addrs(_), _) => {}
+            // Protocol, port and one peer an element: together they cost as much as one.
+            (
+                Elements::General(elements),
+                [Side::Known(protocol @ Value::Proto(_)), Side::Known(port), Side::Axis(None)],
+            ) if !set.interval => {
+                let peers = elements.keys().filter_map(|keys| match keys.as_slice() {
+                    [a, b, Key::Addr(peer, _)] if key_has(a, protocol) && key_has(b, port) => Some(peer),
+                    _ => None,
+                });
+                bits = self.atoms.of_addresses(peers);
+            }
             (Elements::General(elements), sides) => {
                 elements.keys().for_each(|keys| bits.or_with(&self.element(keys, sides)));
             }

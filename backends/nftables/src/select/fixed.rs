@@ -23,7 +23,7 @@ pub(super) fn from_pod() -> Match {
 }
 
 /// From a pod of this node, or from who claims to be one.
-pub(super) fn of_local() -> Match {
+fn of_local() -> Match {
     Match::InSet(vec![Field::Saddr], LOCAL.to_owned())
 }
 

@@ -61,6 +61,12 @@ impl Selector<'_> {
         Target { verdict: Verdict::Goto(name), objects: Rc::new(objects) }
     }
 
+    /// The addresses of the peers, if they are pods alone; else nothing.
+    pub(super) fn listed(&self, peers: Peers, family: Family) -> Option<Vec<u128>> {
+        let set = &self.matrix.peers[peers];
+        set.unbound.family(family).is_empty().then(|| self.exact(set, family).pods)
+    }
+
     /// The pods that need an element of their own: those whose class says something else than the blocks do.
     fn exact(&self, set: &PeerSet, family: Family) -> Exact {
         let blocks = set.unbound.family(family);

@@ -1,9 +1,10 @@
 //! The chain of one profile: from protocol and port to the set of peers.
 
 use super::{Content, DENY, Object, Selector, Target, Unsupported, chain_name, rule, set_name};
+use crate::limits::OPEN_ELEMENTS;
 use netpolc_bundle::nft::{Chain, Elements, Field, Key, KeyType, Match, Outcome, Rule, Set, Verdict};
 use netpolc_ir::addr::Family;
-use netpolc_ir::matrix::{Cell, Profile, ProfileData};
+use netpolc_ir::matrix::{Cell, Peers, Profile, ProfileData};
 use netpolc_ir::ports::Transport;
 use netpolc_ir::unit::{Direction, Origin};
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +16,8 @@ type Elems = BTreeMap<Vec<Key>, Option<Verdict>>;
 /// Where packets go, by protocol and port, in one family.
 #[derive(Default)]
 struct Dispatch {
+    /// Protocol, port and peer of what is allowed where nothing else on that port is.
+    open: Elems,
     /// Single ports that differ from their protocol's default.
     ports: Elems,
     /// Ranges of ports that differ from their protocol's default.
@@ -45,21 +48,23 @@ impl Selector<'_> {
         direction: Direction,
         family: Family,
     ) -> Result<Target, Unsupported> {
+        let deny = Verdict::Goto(DENY.to_owned());
         let mut objects: Vec<Object> = Vec::new();
-        let mut target = |this: &mut Self, cell: &Cell| -> Result<Verdict, Unsupported> {
-            let target = this.peers(cell.peers, direction, family)?;
+        let mut target = |this: &mut Self, peers: Peers| -> Result<Verdict, Unsupported> {
+            let target = this.peers(peers, direction, family)?;
             objects.extend(target.objects.iter().cloned());
             Ok(target.verdict)
         };
-        let other = target(self, &data.other)?;
-        let mut dispatch = Dispatch::default();
+        let other = target(self, data.other.peers)?;
+        let mut dispatch = Dispatch { open: self.open(data, family), ..Dispatch::default() };
         for (transport, cells) in Transport::ALL.into_iter().zip(&data.transports) {
-            let default = match widest(cells) {
-                Some(cell) => target(self, cell)?,
-                None => other.clone(),
-            };
-            for cell in cells {
-                let verdict = target(self, cell)?;
+            let widest = widest(cells).map_or(data.other.peers, |cell| cell.peers);
+            let default = target(self, widest)?;
+            for cell in cells.iter().filter(|cell| cell.peers != widest) {
+                if dispatch.opens(transport, cell) {
+                    continue;
+                }
+                let verdict = target(self, cell.peers)?;
                 if verdict != default {
                     dispatch.add(transport, cell.lo, cell.hi, verdict);
                 }
@@ -69,11 +74,32 @@ impl Selector<'_> {
             }
         }
         // A profile that denies everything keeps a chain of its own, whose comment names the policies behind it.
-        let plain = dispatch.ports.is_empty() && dispatch.ranges.is_empty() && dispatch.protocols.is_empty();
-        if plain && other != Verdict::Goto(DENY.to_owned()) {
+        if dispatch.is_empty() && other != deny {
             return Ok(Target { verdict: other, objects: Rc::new(objects) });
         }
         Ok(profile_chain(data, direction, dispatch, other, objects))
+    }
+
+    /// Protocol, port and peer of single ports that some pods may use, where on other ports of the protocol nobody may. None
+    /// if they are many.
+    fn open(&self, data: &ProfileData, family: Family) -> Elems {
+        let mut open = Elems::new();
+        for (transport, cells) in Transport::ALL.into_iter().zip(&data.transports) {
+            let widest = widest(cells).map_or(data.other.peers, |cell| cell.peers);
+            if self.listed(widest, family).is_none_or(|pods| !pods.is_empty()) {
+                continue;
+            }
+            for cell in cells.iter().filter(|cell| cell.lo == cell.hi) {
+                let pods = self.listed(cell.peers, family).unwrap_or_default();
+                if open.len().saturating_add(pods.len()) > OPEN_ELEMENTS {
+                    return Elems::new();
+                }
+                let port = port_key(transport, cell.lo);
+                let key = |pod| port.iter().cloned().chain([Key::Addr(pod, pod)]).collect();
+                open.extend(pods.into_iter().map(|pod| (key(pod), None)));
+            }
+        }
+        open
     }
 }
 
@@ -89,6 +115,19 @@ fn profile_chain(
         data.origins.iter().chain(data.cells().flat_map(|(_, c)| &c.origins)).copied().collect();
     let origins: Rc<Vec<Origin>> = Rc::new(origins.into_iter().collect());
     let mut rules = Vec::new();
+    if !dispatch.open.is_empty() {
+        let key = vec![KeyType::Proto, KeyType::Service, KeyType::Addr];
+        let set = Set { key, elements: Elements::General(dispatch.open), ..Set::default() };
+        let name = set_name("open", &set);
+        let content = Content::Set(Rc::new(set));
+        objects.push(Object { name: name.clone(), content, origins: origins.clone() });
+        let peer = match direction {
+            Direction::Ingress => Field::Saddr,
+            Direction::Egress => Field::Daddr,
+        };
+        let fields = vec![Field::L4Proto, Field::Dport, peer];
+        rules.push(rule(vec![Match::InSet(fields, name)], Verdict::Return));
+    }
     let mut lookup =
         |kind: &str, key: Vec<KeyType>, interval: bool, matches: Vec<Match>, fields, elements: Elems| {
             if elements.is_empty() {
@@ -129,14 +168,29 @@ fn profile_chain(
 }
 
 impl Dispatch {
+    fn is_empty(&self) -> bool {
+        self.open.is_empty() && self.ports.is_empty() && self.ranges.is_empty() && self.protocols.is_empty()
+    }
+
+    /// Whether `open` has all that may use the cell's port.
+    fn opens(&self, transport: Transport, cell: &Cell) -> bool {
+        let port = port_key(transport, cell.lo);
+        let first = self.open.range(port.to_vec()..).next();
+        cell.lo == cell.hi && first.is_some_and(|(key, _)| key.starts_with(&port))
+    }
+
     fn add(&mut self, transport: Transport, lo: u16, hi: u16, verdict: Verdict) {
         if lo == hi {
-            self.ports.insert(vec![Key::Proto(transport.number()), Key::Service(lo, lo)], Some(verdict));
+            self.ports.insert(port_key(transport, lo).to_vec(), Some(verdict));
         } else {
             let ranges = self.ranges.entry(transport).or_default();
             ranges.insert(vec![Key::Service(lo, hi)], Some(verdict));
         }
     }
+}
+
+fn port_key(transport: Transport, port: u16) -> [Key; 2] {
+    [Key::Proto(transport.number()), Key::Service(port, port)]
 }
 
 /// The cell that answers for the most ports: the default of its protocol.

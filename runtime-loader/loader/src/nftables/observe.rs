@@ -131,8 +131,12 @@ fn look(kernel: &mut dyn Kernel) -> Result<Observed, Error> {
     let mut observed = Observed::default();
     // One by one: of two tables in one script nft 1.0.6 finds only the last.
     for family in kernel.tables()? {
-        let text = kernel.list(family)?;
-        observed.tables.insert(family, View::new(family, text));
+        match kernel.list(family) {
+            Ok(text) => drop(observed.tables.insert(family, View::new(family, text))),
+            Err(error) if kernel.tables()?.contains(&family) => return Err(error),
+            // Another hand has deleted it since.
+            Err(_) => {}
+        }
     }
     Ok(observed)
 }

@@ -67,7 +67,7 @@ impl Kernel for Fake {
         if self.listings.len() > 1 {
             self.listings.pop_front();
         }
-        Ok(text)
+        if text == GONE { Err(Error::Nft("no such table".into())) } else { Ok(text) }
     }
 
     fn run(&mut self, script: &str) -> Result<(), Error> {
@@ -109,6 +109,36 @@ fn apply(kernel: &mut Fake, dir: &Path) -> Result<Report, Error> {
 }
 
 const NEVER: &str = "no script contains this";
+
+/// A listing of a table that another hand has deleted since the kernel was asked which tables there are.
+const GONE: &str = "gone";
+
+/// While another one's transactions fail, a listing may have a chain twice, and the next one may have it again.
+#[test]
+fn listings_that_are_torn_alike_are_no_drift() {
+    let whole = listing(&a());
+    let chain = &whole[whole.find("\tchain deny_c0c0 {").unwrap()..];
+    let chain = &chain[..chain.find("\t}\n").unwrap() + 3];
+    let torn = whole.replacen(chain, &format!("{chain}{chain}"), 1);
+    let mut kernel = Fake::new(&[&torn, &torn, &torn, &torn, &whole], NEVER);
+    let report = apply(&mut kernel, &bundle(&ip_only(&a())).0).unwrap();
+    assert_eq!((report.outcome, kernel.scripts.len()), (Outcome::Unchanged, 0));
+    // What is otherwise every time was changed, whether or not listings are torn beside it.
+    let other = torn.replacen("17 . 53 : return", "17 . 53 : accept", 1);
+    let mut kernel = Fake::new(&[&torn, &other, &other.replacen(chain, "", 1)], NEVER);
+    assert!(apply(&mut kernel, &bundle(&ip_only(&a())).0).is_err());
+    assert!(!kernel.scripts.is_empty());
+}
+
+#[test]
+fn a_table_that_goes_while_it_is_looked_at() {
+    let mut kernel = Fake::new(&[GONE, "", &listing(&a())], NEVER);
+    let report = apply(&mut kernel, &bundle(&ip_only(&a())).0).unwrap();
+    assert_eq!((report.outcome, kernel.scripts.len()), (Outcome::Applied, 1));
+    // One that is still there and cannot be listed is a fault.
+    let mut kernel = Fake::new(&[GONE, &listing(&a())], NEVER);
+    assert!(matches!(apply(&mut kernel, &bundle(&ip_only(&a())).0), Err(Error::Nft(_))));
+}
 
 #[test]
 fn a_kernel_that_holds_something_else() {
