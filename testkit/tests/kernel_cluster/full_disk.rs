@@ -145,6 +145,11 @@ fn check(backend: Backend) {
     cluster.agrees("after a boot", &cluster.questions(&PORTS, &allowed(LAST)));
 }
 
+/// Whether the loader that runs has tried to write something down, in vain.
+fn could_not_write(node: &Node) -> bool {
+    node.metric("netpolc_loader_store_failures_total").is_some_and(|failures| failures > 0.0)
+}
+
 /// What happens while there is no space, and until all is well again.
 fn full(cluster: &mut Cluster, disks: &[Small]) {
     disks.iter().for_each(Small::fill);
@@ -159,9 +164,7 @@ fn full(cluster: &mut Cluster, disks: &[Small]) {
         };
         node.logs().lines().any(said)
     });
-    until("the metric", cluster, |node| {
-        node.metric("netpolc_loader_store_failures_total").is_some_and(|failures| failures > 0.0)
-    });
+    until("the metric", cluster, could_not_write);
 
     // A pod that comes has to wait, and the runtime is told why.
     let node = &cluster.nodes[0];
@@ -193,6 +196,8 @@ fn full(cluster: &mut Cluster, disks: &[Small]) {
     cluster.api.apply(ingress(&red));
     cluster.agrees("newer policies", &cluster.questions(&PORTS, &allowed(LAST)));
 
+    // This loader has not met the full disk as long as it has not tried to write.
+    until("the metric again", cluster, could_not_write);
     disks.iter().for_each(Small::empty);
     until("the loader writes again", cluster, |node| node.logs().contains("event=mended part=store"));
     cluster.start("shop/late", &labels, 0);
