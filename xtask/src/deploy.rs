@@ -157,6 +157,21 @@ fn every_node_has_it_before_any_pod() {
     }
 }
 
+/// Who starts the programs by hand applies what gives access, by its label, and nothing that changes a node.
+#[test]
+fn access_can_be_given_alone() {
+    let text = text("netpolc.yaml");
+    let (given, rest): (Vec<&str>, Vec<&str>) = text
+        .split("\n---\n")
+        .partition(|part| part.lines().any(|l| l == "    app.kubernetes.io/component: access"));
+    let kinds = |parts: &[&str]| -> Vec<String> {
+        let kind = |part: &&str| part.lines().find_map(|l| l.strip_prefix("kind: ")).unwrap().to_owned();
+        parts.iter().map(kind).collect()
+    };
+    assert_eq!(kinds(&given), ["Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding"]);
+    assert_eq!(kinds(&rest), ["DaemonSet"]);
+}
+
 /// What one says, the other must know.
 #[test]
 fn loader_and_agent_agree() {

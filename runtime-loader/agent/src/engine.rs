@@ -195,6 +195,11 @@ impl Engine {
             self.metrics.lists_complete.set(1);
             let (pods, policies, _) = self.store.counts();
             log::info("all lists are complete", &[("pods", &pods), ("policies", &policies)]);
+            // Right while the node is about to join; with a mistaken name no pod is ever this node's, and no policy its.
+            if !self.store.knows_its_node() {
+                let node = self.store.node();
+                log::warn("no Node object has this name: is --node right?", &[("node", &node)]);
+            }
         }
         // A pod that waits may be the one that was told of.
         self.changed(when, !self.waiters.is_empty());

@@ -247,6 +247,16 @@ impl Store {
         Kind::ALL.into_iter().filter(|kind| !complete(kind)).collect()
     }
 
+    /// The name of the node that all of this is for.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// Whether it is a node of the cluster.
+    pub fn knows_its_node(&self) -> bool {
+        self.nodes.get(&self.node).is_some()
+    }
+
     /// All nodes.
     pub fn nodes(&self) -> impl Iterator<Item = &NodeData> {
         self.nodes.values()

@@ -7,6 +7,7 @@ use netpol_loader::node::{self, AgentFiles, CniFiles};
 use netpol_loader::{Error, apply, cut, remove, status};
 use netpolc_bundle::wire::LOADER_SOCKET;
 use std::io::Write as _;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -58,6 +59,9 @@ enum Command {
         /// Where the daemon wrote down what is in force.
         #[arg(long, value_name = "DIR", default_value = "/var/lib/netpolc")]
         state: PathBuf,
+        /// Where a daemon may listen; if one does, that is said.
+        #[arg(long, value_name = "PATH", default_value = LOADER_SOCKET)]
+        socket: PathBuf,
     },
     /// The daemon of a node: takes bundles over a socket, keeps them in force, and leaves them in force when it ends.
     Run {
@@ -151,7 +155,13 @@ fn run(command: Command) -> Result<u8, Error> {
             })?;
             return Ok(u8::from(!status.in_force));
         }
-        Command::Remove { cni, files, agent, state } => {
+        Command::Remove { cni, files, agent, state, socket } => {
+            if UnixStream::connect(&socket).is_ok() {
+                let place = socket.display();
+                say(&format!(
+                    "note: a daemon answers at {place} and will make it anew: end it, and remove again"
+                ));
+            }
             let removed = [remove::remove(&mut kernel)?, node::open_all()?].concat();
             answer(&match removed.as_slice() {
                 [] => "unchanged: there is nothing of netpolc\n".to_owned(),

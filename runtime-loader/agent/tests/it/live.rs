@@ -164,6 +164,17 @@ fn nothing_is_sent_while_a_list_is_not_complete() {
 }
 
 #[test]
+fn a_name_that_no_node_has_is_said() {
+    let said = |rig: &Rig| rig.log().contains("no Node object has this name");
+    let rig = Rig::running(&[]);
+    rig.loader().wait("the first bundle", |_| true);
+    assert!(!said(&rig), "{}", rig.log());
+    let mut rig = Rig::new(&[]);
+    rig.start();
+    rig.until("the warning", || said(&rig));
+}
+
+#[test]
 fn lists_come_in_pages() {
     let mut rig = Rig::new(&[]);
     cluster::fill(&rig.api);

@@ -208,13 +208,17 @@ fn check_looks(backend: Backend) {
     let version = status()["version"].clone();
     std::thread::sleep(Duration::from_millis(1500));
     assert_eq!(status()["daemon"]["repairs"], 0, "{backend}: {}", daemon.log());
-    netns.load(&["remove"], 0);
+    let socket = daemon.socket();
+    let remove = || netns.load(&["remove", "--socket", socket.to_str().unwrap()], 0);
+    let said = remove();
+    assert!(said.contains("will make it anew: end it"), "{backend}: {said}");
     wait("repair", || status()["daemon"]["repairs"].as_u64() >= Some(1));
     let after = status();
     assert_eq!((&after["in_force"], &after["version"]), (&true.into(), &version), "{backend}");
     assert_eq!(after["backend"], backend.to_string());
     drop(daemon);
-    netns.load(&["remove"], 0);
+    let said = remove();
+    assert!(!said.contains("will make it anew"), "{backend}: {said}");
 }
 
 #[test]
