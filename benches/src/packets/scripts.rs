@@ -154,7 +154,7 @@ pub fn variants(load: &Load, ours: &str) -> Vec<(String, String)> {
     all.extend(PARTS.map(|(name, start)| (format!("nftables -{name}"), without(ours, &[start]))));
     all.push(("nftables -all three".to_owned(), without(ours, &PARTS.map(|p| p.1))));
     let looks = without(ours, &["iifname @podif jump "]);
-    let looks = looks.lines().map(|line| match line.trim_start().starts_with("ip saddr @local goto ") {
+    let looks = looks.lines().map(|line| match line.trim_start().starts_with("ip saddr vmap @sources_") {
         true => format!("\t\t{FIB} jump spoof\n"),
         false => format!("{line}\n"),
     });

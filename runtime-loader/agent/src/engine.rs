@@ -195,10 +195,12 @@ impl Engine {
             self.metrics.lists_complete.set(1);
             let (pods, policies, _) = self.store.counts();
             log::info("all lists are complete", &[("pods", &pods), ("policies", &policies)]);
-            // Right while the node is about to join; with a mistaken name no pod is ever this node's, and no policy its.
             if !self.store.knows_its_node() {
                 let node = self.store.node();
-                log::warn("no Node object has this name: is --node right?", &[("node", &node)]);
+                log::warn(
+                    "no Node object has this name, so nothing is done: is --node right?",
+                    &[("node", &node)],
+                );
             }
         }
         // A pod that waits may be the one that was told of.
@@ -213,7 +215,8 @@ impl Engine {
 
     /// When the next job is to start.
     fn due(&self) -> Option<Instant> {
-        if self.job.is_some() || !self.store.is_complete() {
+        // With a mistaken name no pod would be this node's: what is in force would give way to rules for nobody.
+        if self.job.is_some() || !self.store.is_complete() || !self.store.knows_its_node() {
             return None;
         }
         if self.dirty.is_none() && self.retry.is_none() {

@@ -164,14 +164,24 @@ fn nothing_is_sent_while_a_list_is_not_complete() {
 }
 
 #[test]
-fn a_name_that_no_node_has_is_said() {
+fn nothing_is_sent_for_a_name_that_no_node_has() {
     let said = |rig: &Rig| rig.log().contains("no Node object has this name");
     let rig = Rig::running(&[]);
     rig.loader().wait("the first bundle", |_| true);
     assert!(!said(&rig), "{}", rig.log());
     let mut rig = Rig::new(&[]);
+    cluster::fill(&rig.api);
+    rig.api.delete(Resource::Nodes, "", "n1");
     rig.start();
     rig.until("the warning", || said(&rig));
+    rig.api.apply(pod("new", "n2", "10.244.2.9"));
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(rig.loader().count(), 0, "{}", rig.log());
+    assert!(rig.http("/readyz").0.contains("503"));
+    // As when the node joins.
+    rig.api.apply(cluster::node("n1", "192.0.2.1", "10.244.1.0/24"));
+    let bundle = rig.loader().wait("the first bundle", |_| true);
+    assert!(passes(&bundle, BACKEND, DB) && !passes(&bundle, FRONTEND, DB));
 }
 
 #[test]
