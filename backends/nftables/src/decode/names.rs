@@ -53,6 +53,9 @@ pub(super) fn addresses(table: &Table, family: Family) -> Constants {
     constants
 }
 
+/// What stands with an address in an element: its place, the other keys, and what it leads to in a map.
+type Beside<'a> = (usize, Vec<&'a Key>, &'a Option<Verdict>);
+
 fn general(
     constants: &mut Constants,
     family: Family,
@@ -62,7 +65,7 @@ fn general(
 ) {
     // Addresses that stand with the same other keys, and in a map lead to the same verdict, may share an atom; others may
     // not.
-    let mut alike: BTreeMap<(usize, Vec<&Key>, &Option<Verdict>), Vec<u128>> = BTreeMap::new();
+    let mut alike: BTreeMap<Beside<'_>, Vec<u128>> = BTreeMap::new();
     for (keys, verdict) in elements {
         // `a . a` says something about a packet from an address to itself only, which is compared apart.
         if let [Key::Addr(a, b), Key::Addr(c, d)] = keys.as_slice()
