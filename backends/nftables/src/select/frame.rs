@@ -88,18 +88,18 @@ fn sources(
     let mut own = BTreeMap::new();
     for verdict in egress.values().collect::<BTreeSet<_>>() {
         let mut rules = vec![to_spoof(Match::Unbound)];
-        let mut origins = BTreeSet::new();
+        let mut origins = None;
         match verdict {
             Verdict::Return => {}
             Verdict::Goto(chain) => {
                 rules.push(rule(Vec::new(), Verdict::Jump(chain.clone())));
-                origins.extend(builder.origins.get(chain).into_iter().flatten());
+                origins = builder.origins.get(chain).cloned();
             }
             other => rules.push(rule(Vec::new(), other.clone())),
         }
         rules.extend(ingress.cloned());
         let name = builder.named_chain("own", Chain { rules, ..Chain::default() })?;
-        builder.origins.insert(name.clone(), origins);
+        builder.origins.extend(origins.map(|origins| (name.clone(), origins)));
         own.insert(verdict.clone(), name);
     }
     let element = |(addr, verdict): (&u128, &Verdict)| {
