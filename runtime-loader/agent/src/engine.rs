@@ -90,6 +90,9 @@ pub struct Engine {
     report: mpsc::Sender<Fault>,
     /// Counts changes.
     generation: u64,
+    /// Whether there was a Node object of this name. With a mistaken one no pod would be this node's, and what is in force
+    /// would give way to rules for nobody. A node that is taken away later still has its pods.
+    joined: bool,
     dirty: Option<Dirty>,
     job: Option<Job>,
     /// Not here while a job has it.
@@ -132,6 +135,7 @@ impl Engine {
             metrics,
             report,
             generation: 0,
+            joined: false,
             dirty: None,
             job: None,
             link: Some(Link::new(&options.loader_socket, options.backends.is_none())),
@@ -191,11 +195,12 @@ impl Engine {
             // If many are wrong at once, some events are lost; log and metric have them all.
             let _ = self.report.try_send(fault);
         }
+        self.joined |= self.store.knows_its_node();
         if !was_complete && self.store.is_complete() {
             self.metrics.lists_complete.set(1);
             let (pods, policies, _) = self.store.counts();
             log::info("all lists are complete", &[("pods", &pods), ("policies", &policies)]);
-            if !self.store.knows_its_node() {
+            if !self.joined {
                 let node = self.store.node();
                 log::warn(
                     "no Node object has this name, so nothing is done: is --node right?",
@@ -215,8 +220,7 @@ impl Engine {
 
     /// When the next job is to start.
     fn due(&self) -> Option<Instant> {
-        // With a mistaken name no pod would be this node's: what is in force would give way to rules for nobody.
-        if self.job.is_some() || !self.store.is_complete() || !self.store.knows_its_node() {
+        if self.job.is_some() || !self.store.is_complete() || !self.joined {
             return None;
         }
         if self.dirty.is_none() && self.retry.is_none() {

@@ -120,6 +120,16 @@ fn asked(table: &Table) -> Result<BTreeMap<String, Asked>, Unlike> {
 /// Whether an element was there, and what it led to.
 type Had = Option<Option<Verdict>>;
 
+/// The elements of a set whose key is not one address alone.
+type General = BTreeMap<Vec<Key>, Option<Verdict>>;
+
+fn general<'s>(name: &str, set: &'s mut Set) -> Result<&'s mut General, Unlike> {
+    match &mut set.elements {
+        Elements::General(map) => Ok(map),
+        Elements::Addrs(_) => Err(Unlike(format!("the set {name} has other keys than it is asked for"))),
+    }
+}
+
 /// Each element that was touched, as it was before and as it is now.
 #[derive(Debug, Default)]
 struct Elementwise(BTreeMap<(String, Vec<Key>), (Had, Had)>);
@@ -128,6 +138,15 @@ impl Elementwise {
     fn note(&mut self, set: &str, key: Vec<Key>, before: Had, after: Had) {
         let entry = self.0.entry((set.to_owned(), key));
         entry.and_modify(|known| known.1.clone_from(&after)).or_insert((before, after));
+    }
+
+    /// Takes elements out.
+    fn forget(&mut self, name: &str, map: &mut General, gone: impl Fn(&[Key]) -> bool) {
+        let keys: Vec<Vec<Key>> = map.keys().filter(|key| gone(key)).cloned().collect();
+        for key in keys {
+            let had = map.remove(&key);
+            self.note(name, key, had, None);
+        }
     }
 
     fn address(
@@ -183,15 +202,10 @@ impl Elementwise {
         gone: &[u128],
         like: &[(u128, u128)],
     ) -> Result<(), Unlike> {
-        let Elements::General(map) = &mut set.elements else {
-            return Err(Unlike(format!("the set {name} has other keys than it is asked for")));
-        };
+        let map = general(name, set)?;
         let of = |key: &[Key], addr: u128| key.last() == Some(&Key::Addr(addr, addr));
         let mut come = Vec::new();
         for (new, known) in like {
-            if map.keys().any(|key| of(key, *new)) && !gone.contains(new) {
-                return Err(Unlike(format!("an address is new and in the set {name} already")));
-            }
             for (key, has) in map.iter().filter(|(key, _)| of(key, *known)) {
                 let mut key = key.clone();
                 key.pop();
@@ -199,10 +213,9 @@ impl Elementwise {
                 come.push((key, has.clone()));
             }
         }
-        let lost: Vec<_> = map.keys().filter(|key| gone.iter().any(|addr| of(key, *addr))).cloned().collect();
-        for key in lost {
-            let had = map.remove(&key);
-            self.note(name, key, had, None);
+        self.forget(name, map, |key| gone.iter().any(|addr| of(key, *addr)));
+        if map.keys().any(|key| like.iter().any(|(new, _)| of(key, *new))) {
+            return Err(Unlike(format!("an address is new and in the set {name} already")));
         }
         for (key, has) in come {
             map.insert(key.clone(), has.clone());
@@ -219,9 +232,7 @@ impl Elementwise {
         gone: &[u128],
         like: &[(u128, u128)],
     ) -> Result<(), Unlike> {
-        let Elements::General(map) = &mut set.elements else {
-            return Err(Unlike(format!("the set {name} has other keys than it is asked for")));
-        };
+        let map = general(name, set)?;
         let of = |key: &[Key], addr: u128| key.contains(&Key::Addr(addr, addr));
         let with_itself = |addr: u128| vec![Key::Addr(addr, addr), Key::Addr(addr, addr)];
         let mut known = Vec::new();
@@ -231,13 +242,7 @@ impl Elementwise {
             }
             known.push(map.get(&with_itself(*addr)).cloned());
         }
-        for addr in gone {
-            let keys: Vec<Vec<Key>> = map.keys().filter(|key| of(key, *addr)).cloned().collect();
-            for key in keys {
-                let had = map.remove(&key);
-                self.note(name, key, had, None);
-            }
-        }
+        self.forget(name, map, |key| gone.iter().any(|addr| of(key, *addr)));
         for ((new, _), has) in like.iter().zip(known) {
             if map.keys().any(|key| of(key, *new)) {
                 return Err(Unlike(format!("an address is new and in the set {name} already")));

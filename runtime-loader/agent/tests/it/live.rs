@@ -182,6 +182,10 @@ fn nothing_is_sent_for_a_name_that_no_node_has() {
     rig.api.apply(cluster::node("n1", "192.0.2.1", "10.244.1.0/24"));
     let bundle = rig.loader().wait("the first bundle", |_| true);
     assert!(passes(&bundle, BACKEND, DB) && !passes(&bundle, FRONTEND, DB));
+    // Its pods are still there when it is taken away, and their policies count.
+    rig.api.delete(Resource::Nodes, "", "n1");
+    rig.api.delete(Resource::NetworkPolicies, "shop", "db-test");
+    rig.loader().wait("no policy", |b| passes(b, FRONTEND, DB));
 }
 
 #[test]
