@@ -3,7 +3,7 @@
 use crate::cut::{Cut, Established, cut};
 use crate::dataplane::{self, Goal};
 use crate::kernel::Kernel;
-use crate::{Error, iptables, routes};
+use crate::{Error, ebpf, iptables, routes};
 use netpolc_bundle::nft::run::Bases;
 use netpolc_bundle::{Backend, Bundle, ReadBack, Version, nft};
 use serde::Serialize;
@@ -24,8 +24,8 @@ pub struct Report {
     pub outcome: Outcome,
     /// The interfaces of local pods that are known.
     pub interfaces: BTreeSet<String>,
-    /// The established connections that were ended; `None` if they were to live on, if that could not be done, or if the
-    /// rules judge every packet, so that they end by themselves.
+    /// The established connections that were ended; `None` if they were to live on, if that could not be done, or if that is
+    /// left for later or was done before.
     pub cut: Option<Cut>,
     /// Whether the kernel's rules were read back afterwards.
     pub confirmed: bool,
@@ -66,10 +66,19 @@ pub fn apply_bundle(
     backend: Option<Backend>,
     established: Established,
 ) -> Result<Report, Error> {
-    apply_read(kernel, bundle, &bundle.read_back()?, (backend, None), established)
+    let read = bundle.read_back()?;
+    let mut report = apply_read(kernel, bundle, &read, (backend, None), established)?;
+    if let (Backend::Ebpf, Established::Cut, Some(pair)) = (report.backend, established, &read.ebpf) {
+        match ebpf::settle(kernel, pair, report.version) {
+            Ok(cut) => report.cut = cut,
+            Err(why) => report.notes.push(why.to_string()),
+        }
+    }
+    Ok(report)
 }
 
-/// As [`apply_bundle`], for one whose artifacts were read back already. `kept` is what the caller has in force and looks
+/// As [`apply_bundle`], for one whose artifacts were read back already; under eBPF no connection is ended, since every packet
+/// is judged until the caller [settles](crate::live::Live::settle) that. `kept` is what the caller has in force and looks
 /// after: what only another hand can have changed is then left to its next look.
 ///
 /// # Errors
@@ -189,7 +198,7 @@ fn cut_denied(
     notes: &mut Vec<String>,
 ) -> Option<Cut> {
     match chosen {
-        // The program judges every packet by the tuple that opened its connection.
+        // The program in force judges every packet by the tuple that opened its connection.
         Backend::Ebpf => None,
         Backend::Nftables => {
             let rules = read.nftables.as_ref()?;

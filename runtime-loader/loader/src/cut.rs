@@ -17,6 +17,7 @@ use crate::kernel::Kernel;
 use netpolc_bundle::nft::Family;
 use netpolc_bundle::nft::run::Packet;
 use std::fmt;
+use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -58,25 +59,40 @@ pub fn cut(
     passes: &dyn Fn(&Packet) -> bool,
     notes: &mut Vec<String>,
 ) -> Option<Cut> {
-    let start = Instant::now();
-    let done = kernel.own_addresses().and_then(|own| {
-        let is_own = |addr: IpAddr| addr.is_loopback() || own.contains(&addr);
-        kernel.cut(families, &mut |connection| {
-            !is_own(connection.source) && !is_own(connection.destination) && !passes(&opening(connection))
-        })
-    });
-    let tally = match done {
-        Ok(tally) => tally,
-        Err(error) => {
-            notes.push(format!(
-                "established connections that the rules deny live on, the kernel's table of connections cannot be \
-                 changed: {error}"
-            ));
-            return None;
+    match walk(kernel, families, passes) {
+        Ok((cut, tally)) => {
+            notes.extend(shortcomings(&tally));
+            Some(cut)
         }
-    };
-    notes.extend(shortcomings(&tally));
-    Some(Cut { connections: tally.cut, of: tally.seen, took: start.elapsed() })
+        Err(error) => {
+            notes
+                .push(format!("established connections that the rules deny live on, {}", unreadable(&error)));
+            None
+        }
+    }
+}
+
+/// As [`cut`], with all that the kernel said of the walk.
+///
+/// # Errors
+/// If the kernel's table of connections cannot be read or changed at all.
+pub fn walk(
+    kernel: &mut dyn Kernel,
+    families: &[Family],
+    passes: &dyn Fn(&Packet) -> bool,
+) -> io::Result<(Cut, Tally)> {
+    let start = Instant::now();
+    let own = kernel.own_addresses()?;
+    let is_own = |addr: IpAddr| addr.is_loopback() || own.contains(&addr);
+    let tally = kernel.cut(families, &mut |connection| {
+        !is_own(connection.source) && !is_own(connection.destination) && !passes(&opening(connection))
+    })?;
+    Ok((Cut { connections: tally.cut, of: tally.seen, took: start.elapsed() }, tally))
+}
+
+/// Why a walk was none.
+pub fn unreadable(error: &io::Error) -> String {
+    format!("the kernel's table of connections cannot be changed: {error}")
 }
 
 fn shortcomings(tally: &Tally) -> Vec<String> {

@@ -4,6 +4,11 @@
 //! maps. Applying makes a new generation beside the old one, and then stores its program into the hook's slot, which is the
 //! one step that packets see, for both families and both directions at once. What was not finished when the loader was
 //! killed is a directory of pins that no slot names; the next run removes it.
+//!
+//! Where connections are cut, a version has two programs with the same maps. The first judges every packet, so no connection
+//! outlives the version that would not let it begin. When a walk over the kernel's table of connections has ended these, the
+//! second takes its place, which lets established connections pass, all of which the version would let begin. Before
+//! addresses come and go, the first one comes back.
 
 pub mod bpffs;
 mod generation;
@@ -13,15 +18,19 @@ mod sys;
 mod track;
 
 use crate::Error;
-use crate::cut::Established;
+use crate::cut::{Cut, Established, unreadable, walk};
 use crate::dataplane::{Dataplane, Goal, InForce, Outcome};
 use crate::kernel::Kernel;
 use crate::routes::PodInterfaces;
 use generation::{Generation, Meta, Wanted};
 use hook::Hook;
 use netpolc_bundle::bpf::Field;
+use netpolc_bundle::bpf::Pair;
 use netpolc_bundle::bpf::contents::{Contents, Pod};
 use netpolc_bundle::bpf::layout::SHARED;
+use netpolc_bundle::bpf::run::Tables;
+use netpolc_bundle::nft::Family;
+use netpolc_bundle::nft::run::Packet;
 use netpolc_bundle::rebind::Unlike;
 use netpolc_bundle::{Artifact, Backend, LocalPod, Version};
 use nix::net::if_::if_nametoindex;
@@ -29,6 +38,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use sys::ObjectFd;
 
 /// Our programs at the FORWARD hook.
 #[derive(Debug)]
@@ -110,7 +120,7 @@ impl Dataplane for Ebpf {
         let mut drift = seen.drift(&dir);
         drift.extend(track::drift(kernel)?);
         if let (Some(goal), Some(live)) = (goal, &seen.live) {
-            against(goal, live, &mut drift);
+            against(goal, live, seen.settled, &mut drift);
         }
         Ok(Some(seen.in_force(drift)))
     }
@@ -130,7 +140,7 @@ impl Dataplane for Ebpf {
 }
 
 /// What differs from the bundle, with a packet that is judged otherwise, if there is one and the program is the bundle's.
-fn against(goal: &Goal<'_>, live: &Generation, drift: &mut Vec<String>) {
+fn against(goal: &Goal<'_>, live: &Generation, settled: bool, drift: &mut Vec<String>) {
     let (Some(pair), Some(version)) = (&goal.read.ebpf, goal.bundle.manifest.artifacts.get(&Artifact::Ebpf))
     else {
         return;
@@ -147,7 +157,11 @@ fn against(goal: &Goal<'_>, live: &Generation, drift: &mut Vec<String>) {
     if there != behind {
         drift.push("other interfaces of pods than the routes say".to_owned());
     }
-    match live.runs(wanted.artifact) {
+    let (program, artifact) = match live.settled.as_ref().filter(|_| settled) {
+        Some(program) => (program, &pair.keep),
+        None => (&live.program, wanted.artifact),
+    };
+    match live.is(program, artifact) {
         Err(error) => drift.push(format!("the program cannot be compared with the bundle's: {error}")),
         Ok(false) => drift.push("another program than the bundle's is in force".to_owned()),
         Ok(true) if drift.is_empty() => {}
@@ -165,6 +179,8 @@ struct Observed {
     hook: Option<Hook>,
     /// The version that the hook calls.
     live: Option<Generation>,
+    /// Whether it calls the version's second program.
+    settled: bool,
     /// Directories of versions that no packet meets.
     stale: Vec<PathBuf>,
 }
@@ -172,13 +188,16 @@ struct Observed {
 fn observe(dir: &Path) -> Observed {
     let hook = Hook::open(dir);
     let id = hook.as_ref().and_then(Hook::program_id);
-    let mut observed = Observed { hook, live: None, stale: Vec::new() };
+    let mut observed = Observed { hook, live: None, settled: false, stale: Vec::new() };
+    let called = |program: &ObjectFd| id.is_some() && program.program_id().ok() == id;
     for path in generations(dir) {
-        let generation = Generation::open(&path).ok();
-        let live = generation.filter(|found| id.is_some() && found.program.program_id().ok() == id);
-        match live {
-            Some(live) => observed.live = Some(live),
-            None => observed.stale.push(path),
+        match Generation::open(&path).ok() {
+            Some(found) if called(&found.program) => observed.live = Some(found),
+            Some(found) if found.settled.as_ref().is_some_and(called) => {
+                observed.live = Some(found);
+                observed.settled = true;
+            }
+            _ => observed.stale.push(path),
         }
     }
     observed
@@ -307,11 +326,55 @@ pub(crate) fn rebind(
 ) -> Result<(), Error> {
     let other = || Unlike(format!("version {from} is not in force"));
     let dir = bpffs::find()?.ok_or_else(other)?;
-    let live = observe(&dir).live.filter(|live| live.meta.version == from).ok_or_else(other)?;
+    let Observed { hook: Some(hook), live: Some(live), settled, .. } = observe(&dir) else {
+        return Err(other().into());
+    };
+    if live.meta.version != from {
+        return Err(other().into());
+    }
+    if settled {
+        hook.switch(&live.program)?;
+    }
     live.set_pods(contents, changed, false)?;
     live.set_interfaces(&interfaces_of(pods, behind, contents))?;
     live.set_pods(contents, changed, true)?;
     live.rename(Meta { version: to, contents: digest, established: live.meta.established })
+}
+
+/// Ends the connections that a version would not let begin, and has the other established ones pass without a look from then
+/// on. Nothing is done if another version is in force, if that was done, or if connections were to live on.
+///
+/// # Errors
+/// If it cannot be done. Every packet is judged all the same, as before.
+pub(crate) fn settle(kernel: &mut dyn Kernel, pair: &Pair, version: Version) -> Result<Option<Cut>, Error> {
+    let still = |why: String| {
+        Error::Incomplete(format!("packets of established connections are judged one by one: {why}"))
+    };
+    let Some(dir) = bpffs::find()?.filter(|dir| dir.exists()) else { return Ok(None) };
+    let Observed { hook: Some(hook), live: Some(mut live), settled: false, .. } = observe(&dir) else {
+        return Ok(None);
+    };
+    if (live.meta.version, live.meta.established) != (version, Established::Cut) {
+        return Ok(None);
+    }
+    // What an earlier version let begin is in the table then.
+    sys::wait_for_packets()
+        .map_err(|error| still(format!("the kernel does not say when packets are through: {error}")))?;
+    let tables = std::cell::OnceCell::new();
+    let passes = |packet: &Packet| {
+        let tables = tables.get_or_init(|| Tables::of(pair.cut.contents.entries()));
+        tables.passes(packet.src, packet.dst, packet.protocol, packet.dport)
+    };
+    let walked = walk(kernel, &[Family::Ip, Family::Ip6], &passes);
+    let (cut, tally) = walked.map_err(|error| still(unreadable(&error)))?;
+    if let Some(failure) = tally.failure {
+        return Err(still(format!("the kernel does not delete {} that are denied: {failure}", tally.failed)));
+    }
+    if tally.incomplete {
+        return Err(still("the kernel's table of connections changed while it was read".to_owned()));
+    }
+    hook.switch(live.prepare_settled(&pair.keep)?)?;
+    Ok(Some(cut))
 }
 
 /// What the loader was told becomes of connections, as the programs are called.

@@ -151,7 +151,7 @@ impl Live {
         of: Option<&BTreeSet<IpAddr>>,
         notes: &mut Vec<String>,
     ) -> Option<cut::Cut> {
-        // The programs judge every packet.
+        // Under eBPF there is no hurry: [`Live::settle`].
         let rules = self.read.nftables.as_ref()?;
         let families: Vec<Family> = rules.tables.keys().copied().collect();
         let bases = std::cell::OnceCell::new();
@@ -160,6 +160,17 @@ impl Live {
             !touched || run::passes(rules, bases.get_or_init(|| Bases::of(rules)), packet)
         };
         cut::cut(kernel, &families, &passes, notes)
+    }
+
+    /// Under eBPF: ends the connections that the version in force would not let begin, after which the others need not be
+    /// judged. It is done at most once for each version.
+    ///
+    /// # Errors
+    /// If it cannot be done; then every packet is judged, as before.
+    pub fn settle(&self, kernel: &mut dyn Kernel) -> Result<Option<cut::Cut>, Error> {
+        let Some(pair) = &self.read.ebpf else { return Ok(None) };
+        kernel.lock()?;
+        ebpf::settle(kernel, pair, self.version)
     }
 }
 

@@ -153,9 +153,9 @@ fn check(rows: &[(String, bool)], client: bool, other: bool, said: &str) {
     assert_eq!(alive, [client, other, client, other], "{rows:?} {said}");
 }
 
-/// Whether the loader says that it cut so many connections. Programs of eBPF judge every packet, so nothing is left to cut.
+/// Whether the loader says that it cut so many connections.
 fn says_cut(said: &str, connections: u64) -> bool {
-    backend() == Backend::Ebpf || said.contains(&format!(", cut {connections} of "))
+    said.contains(&format!(", cut {connections} of "))
 }
 
 /// Both ends of the denied ones go on sending, and cannot bring them back.

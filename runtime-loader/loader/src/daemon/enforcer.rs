@@ -61,6 +61,13 @@ pub trait Enforcer: Send {
     /// not let begin.
     fn settle(&mut self) -> Option<Cut>;
 
+    /// Does what was left to do and can wait until nothing has come for a while: under eBPF, where every packet is judged until
+    /// it was done, it ends connections that what is in force would not let begin. `None` if there was nothing to do.
+    ///
+    /// # Errors
+    /// If it cannot be done; what is in force stays.
+    fn rest(&mut self) -> Result<Option<Cut>, Error>;
+
     /// The bundle that would bring into force what is, after addresses have come and gone.
     ///
     /// # Errors
@@ -292,6 +299,10 @@ impl Enforcer for ThisKernel {
         };
         notes.iter().for_each(|note| log(Level::Warn, "cut", &[("note", note)]));
         cut
+    }
+
+    fn rest(&mut self) -> Result<Option<Cut>, Error> {
+        self.live.as_ref().map_or(Ok(None), |live| live.settle(&mut System::new()))
     }
 
     fn bundle(&self, before: &Bundle, pods: &Bindings) -> Result<Bundle, Error> {

@@ -16,6 +16,8 @@ pub enum Part {
     Node,
     /// What is written down.
     Store,
+    /// Established connections.
+    Connections,
 }
 
 #[derive(Debug, Default)]
@@ -26,7 +28,7 @@ struct Fault {
 
 /// One of each kind, if there is one.
 #[derive(Debug, Default)]
-pub struct Faults([Fault; 3]);
+pub struct Faults([Fault; 4]);
 
 impl Faults {
     /// Logs a fault, unless it is the same and was logged not long ago.

@@ -11,7 +11,7 @@ use crate::apply::{Outcome, Report};
 use crate::cut::Established;
 use crate::node::{CniMode, Node};
 use crate::status::Status;
-use inner::{Held, Inner, said};
+use inner::{Held, Inner, Since, said};
 use netpolc_bundle::rebind::{Rebind, Unlike};
 use netpolc_bundle::wire::Network;
 use netpolc_bundle::{Bundle, Version};
@@ -84,6 +84,7 @@ impl State {
             last_apply: Duration::ZERO,
             status: None,
             looked: Instant::now(),
+            since: Since::Nothing,
             faults: Faults::default(),
             closing: None,
         };
@@ -158,6 +159,7 @@ impl State {
             Ok((form, report))
         });
         inner.last_apply = begun.elapsed();
+        inner.since = Since::Nothing;
         inner.stamp = None;
         inner.status = None;
         let (form, report) = match result {
@@ -199,6 +201,7 @@ impl State {
             return Err(Unlike("in audit mode".to_owned()).into());
         }
         let begun = Instant::now();
+        inner.since = Since::Nothing;
         inner.stamp = None;
         inner.status = None;
         let held = inner.held.as_ref().ok_or_else(|| Unlike("nothing is in force yet".to_owned()))?;
@@ -263,6 +266,7 @@ impl State {
         inner.settle();
         inner.looked = Instant::now();
         inner.look_at_rules(self.manner.established);
+        inner.rest();
         inner.look_at_node();
         inner.say_closing(self.manner.audit);
     }

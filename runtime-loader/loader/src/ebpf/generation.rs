@@ -2,7 +2,8 @@
 //!
 //! | pin | what it is |
 //! |---|---|
-//! | `program` | the program |
+//! | `program` | the program that is in force first |
+//! | `settled` | the one that follows when the older connections have been looked at, once that has been; it has the same maps |
 //! | `pods`, `blocks`, `pairs`, `ports`, `interfaces`, `denied` | its maps |
 //! | `meta` | an array of one entry, frozen: the version, the digest of the contents, `cut` or `keep` |
 
@@ -23,6 +24,8 @@ use std::sync::OnceLock;
 
 /// The pin of the program.
 const PROGRAM: &str = "program";
+/// The pin of the one that follows it.
+const SETTLED: &str = "settled";
 /// The pin of what is known about the version.
 const META: &str = "meta";
 /// Where the next one is pinned before it takes its place.
@@ -35,6 +38,9 @@ const META_BYTES: usize = 40;
 pub(super) struct Generation {
     /// The program.
     pub(super) program: ObjectFd,
+    /// The one that follows when no connection is left that the version would not let begin. Established ones then pass on
+    /// the state of their entry.
+    pub(super) settled: Option<ObjectFd>,
     /// Where it is pinned.
     dir: PathBuf,
     /// The maps.
@@ -50,7 +56,7 @@ pub(super) struct Meta {
     pub(super) version: Version,
     /// The digest of what the maps were filled with.
     pub(super) contents: Version,
-    /// Which of the two programs it is.
+    /// Which of the two programs is in force first.
     pub(super) established: Established,
 }
 
@@ -157,28 +163,46 @@ impl Generation {
         }
         program.pin(&dir.join(PROGRAM)).map_err(|error| map_error("a pin", error))?;
         pin_meta(dir, &wanted.meta).map_err(|error| map_error("the map meta", error))?;
-        Ok(Generation { program, dir: dir.to_owned(), maps, meta: wanted.meta })
+        Ok(Generation { program, settled: None, dir: dir.to_owned(), maps, meta: wanted.meta })
     }
 
-    /// Whether the program's instructions are those of an artifact. It is loaded with the same maps, to be compared by the
+    /// Makes the program that lets established connections pass, with the same maps, if it was not made. No packet meets it
+    /// yet.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub(super) fn prepare_settled(&mut self, keep: &object::Artifact) -> Result<&ObjectFd, Error> {
+        let made = match self.settled.take() {
+            Some(made) => made,
+            None => {
+                let made = load(keep, &self.maps)?;
+                made.pin(&self.dir.join(SETTLED)).map_err(|error| map_error("a pin", error))?;
+                made
+            }
+        };
+        Ok(self.settled.insert(made))
+    }
+
+    /// Whether a program's instructions are those of an artifact. It is loaded with the version's maps, to be compared by the
     /// kernel's own digest, and forgotten.
     ///
     /// # Errors
     /// What the kernel refuses, which it may where the maps are others than ours.
-    pub(super) fn runs(&self, artifact: &object::Artifact) -> Result<bool, Error> {
+    pub(super) fn is(&self, program: &ObjectFd, artifact: &object::Artifact) -> Result<bool, Error> {
         let tag = |program: &ObjectFd| program.tag().map_err(|error| refused("the program's digest", error));
-        Ok(tag(&self.program)? == tag(&load(artifact, &self.maps)?)?)
+        Ok(tag(program)? == tag(&load(artifact, &self.maps)?)?)
     }
 
     /// Opens the pins of a directory; an error if some are missing, which a loader leaves that was killed.
     pub(super) fn open(dir: &Path) -> io::Result<Generation> {
         let damaged = || io::Error::from(io::ErrorKind::InvalidData);
         let program = ObjectFd::open(&dir.join(PROGRAM))?;
+        let settled = ObjectFd::open(&dir.join(SETTLED)).ok();
         let maps = Map::ALL.into_iter().map(|map| Ok((map, MapFd::open(&dir.join(map.name()))?)));
         let maps = maps.collect::<io::Result<BTreeMap<Map, MapFd>>>()?;
         let meta = MapFd::open(&dir.join(META))?.lookup(&0u32.to_le_bytes())?;
         let meta = Meta::parse(&meta).ok_or_else(damaged)?;
-        Ok(Generation { program, dir: dir.to_owned(), maps, meta })
+        Ok(Generation { program, settled, dir: dir.to_owned(), maps, meta })
     }
 
     /// The digest of what the maps hold now.

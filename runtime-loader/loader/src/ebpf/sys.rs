@@ -26,6 +26,9 @@ const MAP_LOOKUP_BATCH: i64 = 24;
 const MAP_UPDATE_BATCH: i64 = 26;
 const LINK_CREATE: i64 = 28;
 
+/// `MEMBARRIER_CMD_GLOBAL` (`include/uapi/linux/membarrier.h`).
+const BARRIER_GLOBAL: i64 = 1;
+
 /// Bytes of the verifier's words that are kept.
 const LOG_BYTES: usize = 64 << 10;
 
@@ -79,6 +82,17 @@ impl Attr {
         // SAFETY: the kernel has just made this descriptor for us.
         Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     }
+}
+
+/// Waits until no packet can be on its way between a hook that it met before this call and the kernel's table of connections:
+/// both stand in one read-side section of RCU, and the call waits for all of them (`kernel/sched/membarrier.c`).
+///
+/// # Errors
+/// If the kernel does not do that: it was built without it, or some of its processors have no tick (`nohz_full`).
+pub(super) fn wait_for_packets() -> io::Result<()> {
+    // SAFETY: no argument is an address.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, BARRIER_GLOBAL, 0, 0) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn invalid() -> io::Error {

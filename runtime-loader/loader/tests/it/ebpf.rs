@@ -46,7 +46,7 @@ fn without_a_bpf_file_system_another_backend_is_taken() {
 }
 
 /// The pins of the version in force in a network namespace.
-fn pins(netns: &Netns) -> PathBuf {
+pub(crate) fn pins(netns: &Netns) -> PathBuf {
     let namespace = std::fs::File::open(Path::new("/run/netns").join(&netns.0)).unwrap();
     let find = move || {
         setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
@@ -58,7 +58,7 @@ fn pins(netns: &Netns) -> PathBuf {
     versions.into_iter().find(|path| path.join("pods").exists()).unwrap()
 }
 
-fn bpftool(arguments: &str) {
+pub(crate) fn bpftool(arguments: &str) {
     let output = Command::new("bpftool").args(arguments.split_whitespace()).output();
     let output = output.unwrap_or_else(|error| panic!("bpftool (Debian package bpftool): {error}"));
     assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));

@@ -44,9 +44,21 @@ pub(super) struct Inner {
     pub(super) last_apply: Duration,
     pub(super) status: Option<(Instant, Status)>,
     pub(super) looked: Instant,
+    pub(super) since: Since,
     pub(super) faults: Faults,
     /// What was last said about addresses that no pod has.
     pub(super) closing: Option<Closing>,
+}
+
+/// What there was since something came into force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Since {
+    /// Nothing.
+    Nothing,
+    /// A look.
+    Look,
+    /// A second one, and what can wait until then.
+    Rest,
 }
 
 impl Inner {
@@ -62,6 +74,27 @@ impl Inner {
         self.counters.connections_cut += cut.connections;
         if cut.connections > 0 {
             log(Level::Info, "cut", &[("report", &cut)]);
+        }
+    }
+
+    /// Does what can wait until nothing has come into force between two looks. It is tried once.
+    pub(super) fn rest(&mut self) {
+        match self.since {
+            Since::Nothing => self.since = Since::Look,
+            Since::Rest => {}
+            Since::Look => {
+                self.since = Since::Rest;
+                match self.enforcer.rest() {
+                    Ok(cut) => {
+                        self.faults.mended(Part::Connections);
+                        self.counters.connections_cut += cut.map_or(0, |cut| cut.connections);
+                        if let Some(cut) = cut {
+                            log(Level::Info, "settled", &[("report", &cut)]);
+                        }
+                    }
+                    Err(error) => self.faults.fault(Part::Connections, &error),
+                }
+            }
         }
     }
 
@@ -112,6 +145,7 @@ impl Inner {
                     }
                     Outcome::Applied | Outcome::Repaired | Outcome::Comments => {
                         self.counters.repairs += 1;
+                        self.since = Since::Nothing;
                         self.status = None;
                         self.counters.connections_cut += report.cut.map_or(0, |cut| cut.connections);
                         said(Level::Warn, "repaired", &report);
