@@ -35,10 +35,8 @@ pub enum Rules {
 pub enum Ours {
     /// nftables.
     Nftables,
-    /// eBPF, where every packet is judged.
-    EbpfCut,
-    /// eBPF, where established connections pass unseen.
-    EbpfKeep,
+    /// eBPF, once connections that began before the rules were looked at.
+    Ebpf,
     /// iptables, whose rules are kept by nftables.
     IptablesNft,
     /// iptables, whose rules are kept by `ip_tables`.
@@ -47,15 +45,13 @@ pub enum Ours {
 
 impl Ours {
     /// All of them, in the order of the tables.
-    pub const ALL: [Ours; 5] =
-        [Ours::Nftables, Ours::EbpfCut, Ours::EbpfKeep, Ours::IptablesNft, Ours::IptablesLegacy];
+    pub const ALL: [Ours; 4] = [Ours::Nftables, Ours::Ebpf, Ours::IptablesNft, Ours::IptablesLegacy];
 
     /// Its row in the tables.
     pub fn name(self) -> &'static str {
         match self {
             Ours::Nftables => "nftables",
-            Ours::EbpfCut => "eBPF, cut",
-            Ours::EbpfKeep => "eBPF, keep",
+            Ours::Ebpf => "eBPF",
             Ours::IptablesNft => "iptables-nft",
             Ours::IptablesLegacy => "iptables-legacy",
         }
@@ -65,14 +61,9 @@ impl Ours {
     pub fn backend(self) -> Backend {
         match self {
             Ours::Nftables => Backend::Nftables,
-            Ours::EbpfCut | Ours::EbpfKeep => Backend::Ebpf,
+            Ours::Ebpf => Backend::Ebpf,
             Ours::IptablesNft | Ours::IptablesLegacy => Backend::Iptables,
         }
-    }
-
-    /// What the loader is told about established connections.
-    pub fn established(self) -> &'static str {
-        if self == Ours::EbpfKeep { "keep" } else { "cut" }
     }
 
     /// The variant of iptables whose programs are to be used.

@@ -59,7 +59,7 @@ pub fn install(sandbox: &Sandbox, design: &Design, loader: &Path) -> Result<Load
     thread::sleep(REST);
     let grown = kernel_memory()? - before;
     let own = match &design.rules {
-        Rules::Loader(Ours::EbpfCut | Ours::EbpfKeep, _) => pinned_maps(Path::new(PINS)),
+        Rules::Loader(Ours::Ebpf, _) => pinned_maps(Path::new(PINS)),
         Rules::Loader(Ours::IptablesNft | Ours::IptablesLegacy, _) => ipsets(sandbox)?,
         _ => None,
     };
@@ -85,7 +85,7 @@ fn command(design: &Design, changed: bool, loader: &Path) -> Result<Command, Err
         Rules::Loader(ours, bundles) => {
             let mut command = Command::new(loader);
             command.args(["apply", "--backend", &ours.backend().to_string()]);
-            command.args(["--established", ours.established()]).arg(&bundles[usize::from(changed)]);
+            command.arg(&bundles[usize::from(changed)]);
             Ok(command)
         }
     }

@@ -81,25 +81,50 @@ fn front(ours: &str) -> String {
     out
 }
 
-/// One set of all that is allowed, behind a set of the isolated pods or `first`. `front` are rules before it, `extra` their sets.
-fn product(load: &Load, extra: &str, front: &str, first: bool) -> String {
+/// One set of all that is allowed.
+fn allowed(load: &Load) -> String {
     let mut elements = BTreeSet::new();
     for i in 0..load.policies {
         let (to, port) = load.service(i);
         elements.extend(load.peers(i).into_iter().map(|from| format!("{to} . {from} . 17 . {port}")));
     }
     let elements: Vec<String> = elements.into_iter().collect();
+    format!(
+        "\tset allowed {{\n\t\ttype ipv4_addr . ipv4_addr . inet_proto . inet_service\n\t\telements = {{ {} }}\n\t}}\n",
+        elements.join(", ")
+    )
+}
+
+/// netpolc's script with that set, which is asked when the source is known to be true.
+fn with_allowed(load: &Load, ours: &str) -> String {
+    let mut out = String::new();
+    let mut judge = false;
+    for line in ours.lines() {
+        judge = if line.starts_with("\tchain ") { line.starts_with("\tchain judge") } else { judge };
+        if line.starts_with("\tset isolated") && !out.contains("set allowed") {
+            out += &allowed(load);
+        }
+        if judge && line.starts_with("\t\tip daddr vmap @ingress") {
+            out += "\t\tip daddr . ip saddr . meta l4proto . th dport @allowed accept\n";
+        }
+        out += line;
+        out.push('\n');
+    }
+    out
+}
+
+/// That set behind a set of the isolated pods or `first`. `front` are rules before it, `extra` their sets.
+fn product(load: &Load, extra: &str, front: &str, first: bool) -> String {
+    let allowed = allowed(load);
     let isolated: Vec<String> = load.locals().iter().map(IpAddr::to_string).collect();
     let before = if first { "" } else { "\t\tip daddr != @isolated return\n" };
     format!(
         "table ip product {{\n{extra}\tset isolated {{\n\t\ttype ipv4_addr\n\t\telements = {{ {} }}\n\t}}\n\
-         \tset allowed {{\n\t\ttype ipv4_addr . ipv4_addr . inet_proto . inet_service\n\t\telements = {{ {} }}\n\t}}\n\
-         \tchain judge {{\n{front}{before}\t\tip daddr . ip saddr . meta l4proto . th dport @allowed return\n\
+         {allowed}\tchain judge {{\n{front}{before}\t\tip daddr . ip saddr . meta l4proto . th dport @allowed return\n\
          \t\tip daddr @isolated drop\n\t}}\n\
          \tchain forward {{\n\t\ttype filter hook forward priority -10\n\
          \t\tct state and ( established | related ) == 0 goto judge\n\t}}\n}}\n",
         isolated.join(", "),
-        elements.join(", "),
     )
 }
 
@@ -159,6 +184,7 @@ pub fn variants(load: &Load, ours: &str) -> Vec<(String, String)> {
         false => format!("{line}\n"),
     });
     all.push(("nftables +fib".to_owned(), looks.collect()));
+    all.push(("nftables +allowed".to_owned(), with_allowed(load, ours)));
     let shapes = [
         ("product", product(load, "", "", false)),
         ("product +front", product(load, "", &front, false)),
