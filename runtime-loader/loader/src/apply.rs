@@ -109,7 +109,7 @@ pub fn apply_read(
         backend: chosen,
         version,
         outcome,
-        interfaces: interfaces.names,
+        interfaces: interfaces.all(),
         cut,
         confirmed: true,
         notes,

@@ -84,7 +84,7 @@ impl Dataplane for Iptables {
             texts: goal.bundle.iptables(artifact == Artifact::Iptables)?,
             ruleset,
             version,
-            interfaces: plan::interfaces(&goal.interfaces.names),
+            interfaces: plan::interfaces(&goal.interfaces.all()),
             half: (families.len() < Family::ALL.len()).then(|| ipt::digest(&half(ruleset))),
             families,
         };
@@ -383,7 +383,7 @@ fn against(goal: &Goal<'_>, seen: &Observed) -> Vec<String> {
     let mut lines = seen.ruleset().map(|seen| differences(wanted, &seen, &families)).unwrap_or_default();
     let witness = seen.reached().filter(|_| !seen.drift().is_empty() || !lines.is_empty());
     let witness = witness.and_then(|seen| named::difference(goal.bundle, wanted, &seen));
-    let interfaces = plan::interfaces(&goal.interfaces.names);
+    let interfaces = plan::interfaces(&goal.interfaces.all());
     let other =
         families.iter().filter(|family| seen.interfaces(**family).is_some_and(|there| there != interfaces));
     lines.extend(

@@ -111,7 +111,7 @@ pub fn read_ipv6(text: &str, routes: &mut Routes) {
 /// The interfaces of the node's pods.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PodInterfaces {
-    /// Their names.
+    /// The names of those with one address behind each, as the routes say.
     pub names: BTreeSet<String>,
     /// For each interface the pods behind it, by their place in the bundle's bindings.
     pub pods: BTreeMap<String, BTreeSet<usize>>,
@@ -120,6 +120,13 @@ pub struct PodInterfaces {
     /// For each of both, if rules can name it, the addresses that packets from there may have: those of the pods behind it,
     /// and behind one that pods share those of pods that are behind none.
     pub behind: BTreeMap<String, BTreeSet<IpAddr>>,
+}
+
+impl PodInterfaces {
+    /// The names of all, those too that pods share.
+    pub fn all(&self) -> BTreeSet<String> {
+        self.names.union(&self.shared).filter(|name| nft::is_ifname(name)).cloned().collect()
+    }
 }
 
 /// The interfaces of the node's pods, and notes on what is missing.

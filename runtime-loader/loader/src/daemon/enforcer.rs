@@ -188,7 +188,7 @@ impl ThisKernel {
             self.cut_later(committed, None);
         }
         let confirmed = outcome == Outcome::Unchanged;
-        let (backend, interfaces) = (Backend::Nftables, interfaces.names);
+        let (backend, interfaces) = (Backend::Nftables, interfaces.all());
         Ok(Some(Report { backend, version, outcome, interfaces, cut: None, confirmed, notes }))
     }
 
@@ -210,7 +210,7 @@ impl ThisKernel {
         if established == Established::Cut {
             self.cut_later(None, None);
         }
-        let (outcome, interfaces) = (Outcome::Applied, interfaces.names);
+        let (outcome, interfaces) = (Outcome::Applied, interfaces.all());
         Ok(Some(Report { backend, version, outcome, interfaces, cut: None, confirmed: false, notes }))
     }
 

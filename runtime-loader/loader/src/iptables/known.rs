@@ -94,7 +94,7 @@ impl Known {
             texts: bundle.iptables(artifact == Artifact::Iptables)?,
             ruleset,
             version,
-            interfaces: plan::interfaces(&interfaces.names),
+            interfaces: plan::interfaces(&interfaces.all()),
             families: Family::ALL.to_vec(),
             half: None,
         };
@@ -111,7 +111,7 @@ impl Known {
         if restore(kernel, tools, texts.into()).is_err() {
             return Ok(None);
         }
-        let Some(mut known) = Known::new(bundle, read, version, &interfaces.names) else { return Ok(None) };
+        let Some(mut known) = Known::new(bundle, read, version, &interfaces.all()) else { return Ok(None) };
         known.sets.extend(self.sets.clone());
         Ok(Some(Switched { known, interfaces, notes: notes.into_iter().chain(missing).collect() }))
     }

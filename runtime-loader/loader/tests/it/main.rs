@@ -19,5 +19,6 @@ mod lan;
 mod node;
 mod rebind;
 mod settled;
+mod sources;
 mod switch;
 mod switch_iptables;
