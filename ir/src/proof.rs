@@ -7,7 +7,7 @@
 //! peers at once, and so does the artifact; what differs is reported as a [`Witness`], one concrete packet.
 //!
 //! Besides new connections the proof asks about the other kinds of packets: replies and related errors pass, what does
-//! not open a connection (invalid, mid-stream) and what is spoofed is dropped where it touches an isolated pod,
+//! not open a connection (untracked, mid-stream) and what is spoofed is dropped where it touches an isolated pod,
 //! neighbour discovery always passes.
 
 mod atoms;
@@ -33,8 +33,8 @@ pub enum Conn {
     Established,
     /// An error about a connection.
     Related,
-    /// Nothing that conntrack can place.
-    Invalid,
+    /// It has no entry: conntrack cannot place the packet, or was told not to.
+    Untracked,
 }
 
 /// A packet as it crosses a node's FORWARD hook.
@@ -78,8 +78,8 @@ pub enum Kind {
     Asymmetric,
     /// It comes from a pod's interface with a source that is not that pod's.
     Spoofed,
-    /// Conntrack cannot place it.
-    Invalid,
+    /// Conntrack has no entry for it.
+    Untracked,
     /// TCP, of no connection, and not its beginning.
     MidStream,
     /// It is part of a connection.
@@ -99,10 +99,13 @@ impl Kind {
             Kind::Opening => opening,
             Kind::Asymmetric => Packet { asymmetric: true, ..opening },
             Kind::Spoofed => Packet { spoofed: true, ..opening },
-            Kind::Invalid => Packet { conn: Conn::Invalid, ..opening },
+            Kind::Untracked => Packet { conn: Conn::Untracked, ..opening },
             Kind::MidStream => Packet { opens: false, ..opening },
             Kind::Established => Packet { conn: Conn::Established, opens: false, ..opening },
-            Kind::NeighbourDiscovery => Packet { neighbour_discovery: true, ..opening },
+            // Conntrack leaves it alone (`nf_conntrack_icmpv6_error`, net/netfilter/nf_conntrack_proto_icmpv6.c).
+            Kind::NeighbourDiscovery => {
+                Packet { neighbour_discovery: true, conn: Conn::Untracked, ..opening }
+            }
         }
     }
 }
@@ -115,7 +118,7 @@ impl std::fmt::Display for Packet {
             Conn::New => f.write_str(" (mid-stream)")?,
             Conn::Established => f.write_str(" (established)")?,
             Conn::Related => f.write_str(" (related)")?,
-            Conn::Invalid => f.write_str(" (invalid)")?,
+            Conn::Untracked => f.write_str(" (untracked)")?,
         }
         if self.spoofed {
             f.write_str(" (spoofed)")?;

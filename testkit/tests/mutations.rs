@@ -9,7 +9,7 @@ use netpolc_bundle::nft::{
 use netpolc_frontend::reference::SetReference;
 use netpolc_ir::addr::Family;
 use netpolc_ir::ports::Protocol;
-use netpolc_ir::proof::{Artifact, Conn, Packet, Reference, prove};
+use netpolc_ir::proof::{Artifact, Conn, Kind, Packet, Reference, prove};
 use netpolc_ir::unit::{Flow, Verdict};
 use netpolc_nftables::decode::{Machine, decode};
 use netpolc_nftables::emit::emit;
@@ -36,7 +36,7 @@ fn expected(
         return Some(Verdict::Deny);
     }
     let local = |addr: &IpAddr| node.local().contains(addr).then(|| reference.isolated(groups[addr]));
-    if packet.conn == Conn::Invalid || (packet.flow.protocol == Protocol::TCP && !packet.opens) {
+    if packet.conn == Conn::Untracked || (packet.flow.protocol == Protocol::TCP && !packet.opens) {
         let ends: Vec<Option<bool>> =
             [local(&packet.flow.src), local(&packet.flow.dst)].into_iter().flatten().collect();
         return match ends {
@@ -89,7 +89,7 @@ fn packets(questions: &Questions, node: &Node, family: Family) -> Vec<Packet> {
         for protocol in [Protocol::TCP, Protocol::UDP] {
             let packet = Packet::opening(Flow { src, dst, protocol, port: 1 });
             found.push(Packet { conn: Conn::Established, opens: false, ..packet });
-            found.push(Packet { conn: Conn::Invalid, ..packet });
+            found.push(Packet { conn: Conn::Untracked, ..packet });
             found.push(Packet { spoofed: true, ..packet });
             if protocol == Protocol::TCP {
                 found.push(Packet { opens: false, ..packet });
@@ -97,7 +97,7 @@ fn packets(questions: &Questions, node: &Node, family: Family) -> Vec<Packet> {
         }
         if family == Family::V6 {
             let flow = Flow { src, dst, protocol: Protocol::ICMPV6, port: 0 };
-            found.push(Packet { neighbour_discovery: true, ..Packet::opening(flow) });
+            found.push(Kind::NeighbourDiscovery.packet(flow));
         }
     }
     // Packets between others must pass.
@@ -111,7 +111,7 @@ fn packets(questions: &Questions, node: &Node, family: Family) -> Vec<Packet> {
             packet,
             asymmetric,
             Packet { opens: false, ..packet },
-            Packet { conn: Conn::Invalid, ..packet },
+            Packet { conn: Conn::Untracked, ..packet },
         ]);
     }
     found

@@ -243,8 +243,8 @@ pub enum Match {
     Icmp6Type(u8),
     /// `-m conntrack --ctstate RELATED,ESTABLISHED`.
     Known,
-    /// `-m conntrack --ctstate INVALID`.
-    Invalid,
+    /// `-m conntrack --ctstate INVALID,UNTRACKED`: conntrack has no entry for the packet.
+    NotTracked,
     /// `-m rpfilter --invert`: the way back to the source is not the interface that the packet came from.
     ReversePathFails,
     /// `-m set --match-set NAME src` or `dst`.

@@ -258,8 +258,8 @@ pub enum Match {
     L4Proto(u8),
     /// `ct state and ( established | related ) == 0`, listed as `ct state ! established,related`.
     NotEstablished,
-    /// `ct state invalid`.
-    CtInvalid,
+    /// `ct state invalid,untracked`: conntrack has no entry for the packet, since it cannot place it, or was told not to.
+    NotTracked,
     /// `tcp flags & (fin | syn | rst | ack) != syn`: a TCP segment that does not open a connection. Implies TCP.
     TcpNotSyn,
     /// `iifname . ip saddr != @podaddr`: no pod with this source is known behind this interface.

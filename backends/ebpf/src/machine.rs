@@ -192,16 +192,21 @@ impl Machine {
     fn judge(&self, packet: &Packet, mut verdict: impl FnMut(&Case) -> Verdict) -> Verdict {
         let flow = packet.flow;
         let case = self.opening(flow);
-        if packet.neighbour_discovery {
-            // Neighbour solicitation; conntrack leaves it alone, or is off.
-            let passes = [u64::from(program::IP_CT_UNTRACKED as u32), 0]
-                .map(|nfct| verdict(&Case { entry: Entry::None { nfct }, icmp_type: 135, ..case }));
-            return Verdict::allow_if(passes == [Verdict::Allow; 2]);
-        }
         match packet.conn {
             Conn::Established => self.established(flow, [0, 3], verdict),
             Conn::Related => self.established(flow, [1, 4], verdict),
-            Conn::Invalid => verdict(&Case { entry: Entry::None { nfct: 0 }, ..case }),
+            Conn::Untracked => {
+                // Unable to track it, and told not to.
+                let nfct = [0, u64::from(program::IP_CT_UNTRACKED as u32)];
+                let mut without =
+                    |nfct, icmp_type| verdict(&Case { entry: Entry::None { nfct }, icmp_type, ..case });
+                if packet.neighbour_discovery {
+                    // Neighbour solicitation.
+                    return Verdict::allow_if(nfct.map(|nfct| without(nfct, 135)) == [Verdict::Allow; 2]);
+                }
+                // The proof asks with TCP and UDP, and the program cannot tell: without an entry there are addresses alone.
+                without(nfct[usize::from(flow.protocol != Protocol::TCP)], case.icmp_type)
+            }
             Conn::New => {
                 let begun = packet.opens || flow.protocol != Protocol::TCP;
                 let entry = Entry::Connection { state: program::IP_CT_NEW as u64, begun };

@@ -152,7 +152,7 @@ fn match_text(out: &mut String, family: Family, protocol: Option<u8>, found: &Ma
         Match::TcpNotSyn => write!(out, " -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN"),
         Match::Icmp6Type(number) => write!(out, " -m icmp6 --icmpv6-type {number}"),
         Match::Known => write!(out, " -m conntrack --ctstate RELATED,ESTABLISHED"),
-        Match::Invalid => write!(out, " -m conntrack --ctstate INVALID"),
+        Match::NotTracked => write!(out, " -m conntrack --ctstate INVALID,UNTRACKED"),
         Match::ReversePathFails => write!(out, " -m rpfilter --invert"),
         Match::InSet(end, name) => write!(out, " -m set --match-set {name} {}", side(end)),
     };

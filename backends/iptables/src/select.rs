@@ -11,7 +11,7 @@
 //! - the chain of a profile (`OUT`, `IN`) leads from protocol and port, by a tree if there are many, to the chain of one
 //!   distinct set of peers (`TO`, `FROM`): one lookup in an ipset, whatever pods, blocks and exceptions it has, since in a
 //!   `hash:net` the longest prefix decides; a few rules if there are few peers; a tree where the kernel has no ipset;
-//! - what nothing allowed ends in `NETPOLC-DENY`, where neighbour discovery still passes.
+//! - what nothing allowed ends in `NETPOLC-DENY`.
 //!
 //! What is allowed returns to `FORWARD`: netpolc takes packets away, and never past the rules of others.
 //!
@@ -228,7 +228,7 @@ impl<'m> Selector<'m> {
         let mut entry = vec![rule(vec![Match::Known], Target::Return)];
         if !isolated.is_empty() {
             let strange = self.strange(builder, family, &isolated)?;
-            entry.push(rule(vec![Match::Invalid], Target::Goto(strange.clone())));
+            entry.push(rule(vec![Match::NotTracked], Target::Goto(strange.clone())));
             entry.push(rule(vec![Match::Protocol(6), Match::TcpNotSyn], Target::Goto(strange)));
         }
         // A packet that the first tree lets through must come back for the second.
@@ -242,7 +242,7 @@ impl<'m> Selector<'m> {
             entry.push(rule(Vec::new(), target));
         }
         builder.chains.insert(FORWARD.to_owned(), entry);
-        builder.chains.insert(DENY.to_owned(), deny(family));
+        builder.chains.insert(DENY.to_owned(), deny());
         Ok(())
     }
 
@@ -253,7 +253,7 @@ impl<'m> Selector<'m> {
         family: Family,
         isolated: &[u128],
     ) -> Result<String, Unsupported> {
-        let mut rules = Vec::new();
+        let mut rules = discovery(family);
         for (end, text) in [(End::Src, "from an isolated pod"), (End::Dst, "to an isolated pod")] {
             let mut tree = Tree { family, end, kind: "STRANGE", origins: Rc::default(), objects: Vec::new() };
             let mut found = peers::addresses(self.sets, &mut tree, isolated.iter().copied(), Target::Drop);
@@ -330,15 +330,17 @@ fn rule(matches: Vec<Match>, target: Target) -> Rule {
     Rule { matches, target, comment: None }
 }
 
-/// Types 133 to 137 are neighbour discovery (RFC 4861, section 4).
-fn deny(family: Family) -> Vec<Rule> {
-    let discovery = |kind| rule(vec![Match::Protocol(58), Match::Icmp6Type(kind)], Target::Return);
-    let mut rules = match family {
+/// What conntrack leaves alone and always passes: types 133 to 137 are neighbour discovery (RFC 4861, section 4).
+fn discovery(family: Family) -> Vec<Rule> {
+    let kind = |kind| rule(vec![Match::Protocol(58), Match::Icmp6Type(kind)], Target::Return);
+    match family {
         Family::V4 => Vec::new(),
-        Family::V6 => (133..=137).map(discovery).collect(),
-    };
-    rules.push(Rule { comment: Some("no policy allows it".to_owned()), ..rule(Vec::new(), Target::Drop) });
-    rules
+        Family::V6 => (133..=137).map(kind).collect(),
+    }
+}
+
+fn deny() -> Vec<Rule> {
+    vec![Rule { comment: Some("no policy allows it".to_owned()), ..rule(Vec::new(), Target::Drop) }]
 }
 
 fn within_limits(ruleset: &Ruleset, node: &str) -> Result<(), Unsupported> {

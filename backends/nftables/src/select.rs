@@ -12,7 +12,7 @@
 //!   (`ranges_*`), and in the defaults;
 //! - these lead to the chain of one distinct set of peers (`to_*`, `from_*`): one hash lookup for pods, one for each
 //!   prefix length of blocks, longest first, so that `except` needs nothing more;
-//! - what nothing allowed ends in `deny`, where a pod that talks to itself, and neighbour discovery, still pass.
+//! - what nothing allowed ends in `deny`, where a pod that talks to itself still passes.
 //!
 //! So a packet costs the same at 10 and at 10,000 policies. Objects are named by their content: equal content is one
 //! object, and a change of a policy changes the names on the way to it and nothing else. The exceptions are `deny`,
@@ -42,6 +42,9 @@ pub const DENY: &str = "deny";
 pub const SELF: &str = "self";
 /// The chain that drops spoofed packets.
 pub const SPOOF: &str = "spoof";
+
+/// The chain that lets IPv6 neighbour discovery pass.
+pub const DISCOVERY: &str = "discovery";
 /// The base chain.
 pub const FORWARD: &str = "forward";
 /// The base chain's priority: before the filter chains of kube-proxy and of iptables (0), after DNAT.

@@ -103,6 +103,36 @@ fn false_sources() {
     check(true);
 }
 
+/// What another hand has told conntrack to leave alone opens no connection either, so no rule about connections is about it.
+#[test]
+fn packets_that_are_not_tracked() {
+    let world = world();
+    let check = |isolated: bool| {
+        for v4 in [true, false] {
+            for content in [Content::Udp, Content::Tcp(tcp_flags::SYN)] {
+                // Allowed, if it were tracked, and from a pod that may send to everybody.
+                for (from, to) in [("client", "near"), ("client", "far"), ("near", "open"), ("far", "client")]
+                {
+                    arrives(&world, from, world.addr(from, v4), to, content, !isolated);
+                }
+                arrives(&world, "client", world.addr("client", v4), "open", content, true);
+                arrives(&world, "open", world.addr("open", v4), "open-far", content, true);
+            }
+        }
+    };
+    check(false);
+    world.apply(&[servers()]);
+    arrives(&world, "client", world.addr("client", true), "near", Content::Udp, true);
+    for node in [0, 1] {
+        world.nft(
+            node,
+            "table inet other {\n\tchain raw {\n\t\ttype filter hook prerouting priority raw; policy accept;\n\
+             \t\tnotrack\n\t}\n}\n",
+        );
+    }
+    check(true);
+}
+
 /// Whether a datagram that needs two fragments comes back.
 fn large_datagram(world: &World, from: &str, to: IpAddr, wanted: bool) {
     let probe = world.probe(from, to, "udp", 53);
@@ -171,6 +201,9 @@ fn neighbour_discovery_is_not_policed() {
     if backend() != Backend::Nftables {
         return;
     }
-    world.nft(0, "flush chain ip6 netpolc deny\nadd rule ip6 netpolc deny drop\n");
+    let chains = world.sh(0, "nft list table ip6 netpolc");
+    let strange =
+        chains.lines().find_map(|line| line.trim().strip_prefix("chain strange_")?.split(' ').next());
+    world.nft(0, &format!("insert rule ip6 netpolc strange_{} drop\n", strange.unwrap()));
     assert!(!solicitation_arrives(&world, "client", "near"));
 }

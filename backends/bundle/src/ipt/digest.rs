@@ -175,7 +175,7 @@ fn match_bytes(family: Family, found: &Match) -> Vec<u8> {
         Match::TcpNotSyn => bytes.push(5),
         Match::Icmp6Type(number) => bytes.extend([6, *number]),
         Match::Known => bytes.push(7),
-        Match::Invalid => bytes.push(8),
+        Match::NotTracked => bytes.push(8),
         Match::ReversePathFails => bytes.push(9),
         Match::InSet(e, name) => {
             bytes.extend([10, end(e)]);

@@ -179,7 +179,7 @@ fn module(family: Family, words: &mut Words<'_>, before: &[Match]) -> Result<Mod
         }
         ("conntrack", "--ctstate") => match words.word("states")? {
             "RELATED,ESTABLISHED" => Match::Known,
-            "INVALID" => Match::Invalid,
+            "INVALID,UNTRACKED" => Match::NotTracked,
             other => return Err(format!("states that netpolc does not use: {}", shown(other))),
         },
         ("rpfilter", "--invert") => Match::ReversePathFails,

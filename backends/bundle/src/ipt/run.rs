@@ -147,7 +147,7 @@ impl Sent<'_> {
             Match::TcpNotSyn => protocol == TCP && !opens,
             Match::Icmp6Type(kind) => self.icmp6 == Some(*kind),
             Match::Known => matches!(state, State::Established | State::Related),
-            Match::Invalid => state == State::Invalid,
+            Match::NotTracked => state == State::Untracked,
             Match::ReversePathFails => spoofed || asymmetric,
             Match::InSet(end, name) => self.sets.get(name).is_some_and(|set| in_set(set, addr(end))),
         }

@@ -335,7 +335,7 @@ fn match_bytes(family: Family, found: &Match) -> Vec<u8> {
         Match::InSet(fields, set) => lookup_bytes(&mut bytes, family, 17, fields, set),
         Match::L4Proto(number) => bytes.extend([18, *number]),
         Match::NotEstablished => bytes.push(19),
-        Match::CtInvalid => bytes.push(20),
+        Match::NotTracked => bytes.push(20),
         Match::TcpNotSyn => bytes.push(21),
         Match::ReversePathFails => bytes.push(22),
         Match::NeighbourDiscovery => bytes.push(23),

@@ -165,7 +165,7 @@ fn match_text(out: &mut String, family: Family, condition: &Match) {
             let _ = write!(out, "meta l4proto {number}");
         }
         Match::NotEstablished => out.push_str("ct state and ( established | related ) == 0"),
-        Match::CtInvalid => out.push_str("ct state invalid"),
+        Match::NotTracked => out.push_str("ct state invalid,untracked"),
         Match::TcpNotSyn => out.push_str("tcp flags & (fin | syn | rst | ack) != syn"),
         Match::Unbound => {
             fields_text(out, family, &UNBOUND);

@@ -10,6 +10,9 @@ use crate::limits;
 const CT_STATES: [(&str, u64); 5] =
     [("invalid", 1), ("established", 2), ("related", 4), ("new", 8), ("untracked", 64)];
 
+/// No entry in the table of connections.
+const INVALID_UNTRACKED: u64 = 65;
+
 /// Bits of the TCP header's flags (RFC 9293, section 3.1).
 const TCP_FLAGS: [(&str, u64); 8] = [
     ("fin", 0x01),
@@ -222,7 +225,7 @@ impl Parser<'_> {
         Ok(bits)
     }
 
-    /// `ct state invalid`, or one of the forms of "neither established nor related".
+    /// `ct state invalid,untracked`, or one of the forms of "neither established nor related".
     ///
     /// `ct state != established,related` is not one: nft 1.0.6 compares with the number 6, which no packet has.
     fn ct_state(&mut self) -> Result<Match, Message> {
@@ -239,8 +242,8 @@ impl Parser<'_> {
             if self.bits(&CT_STATES, b',')? == ESTABLISHED_RELATED {
                 return Ok(Match::NotEstablished);
             }
-        } else if self.token != Token::NotEqual && self.bits(&CT_STATES, b',')? == 1 {
-            return Ok(Match::CtInvalid);
+        } else if self.token != Token::NotEqual && self.bits(&CT_STATES, b',')? == INVALID_UNTRACKED {
+            return Ok(Match::NotTracked);
         }
         Err("a test of `ct state` that netpolc does not use".into())
     }

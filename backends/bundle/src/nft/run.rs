@@ -23,7 +23,7 @@ pub enum State {
     /// An error about a connection.
     Related,
     /// Nothing that conntrack can place.
-    Invalid,
+    Untracked,
 }
 
 /// A packet at the forward hook: after destination NAT and before source NAT.
@@ -146,7 +146,7 @@ fn matches(table: &Table, family: Family, condition: &Match, packet: &Packet) ->
         }
         Match::L4Proto(number) => packet.protocol == *number,
         Match::NotEstablished => !matches!(packet.state, State::Established | State::Related),
-        Match::CtInvalid => packet.state == State::Invalid,
+        Match::NotTracked => packet.state == State::Untracked,
         Match::TcpNotSyn => packet.protocol == TCP && !packet.opens,
         Match::Unbound => !from_its_pod(table, packet),
         Match::ReversePathFails => packet.spoofed || packet.asymmetric,

@@ -21,7 +21,7 @@ const V4: &str = r#"*filter
 :NETPOLC-IN-1 - [0:0]
 -A NETPOLC-DENY -m comment --comment "no policy allows it" -j DROP
 -A NETPOLC-FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
--A NETPOLC-FORWARD -m conntrack --ctstate INVALID -g NETPOLC-DENY
+-A NETPOLC-FORWARD -m conntrack --ctstate INVALID,UNTRACKED -g NETPOLC-DENY
 -A NETPOLC-FORWARD -p 6 -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -g NETPOLC-DENY
 -A NETPOLC-FORWARD -s 10.0.0.1/32 -d 10.0.0.0/8 -j NETPOLC-IN-1
 -A NETPOLC-IN-1 -p 6 -m tcp --dport 80 -m set --match-set NETPOLC-SET4-0a src -m comment --comment "a/b é" -j RETURN
@@ -81,7 +81,7 @@ COMMIT
 -A KUBE-FORWARD -m mark --mark 0x4000/0x4000 -j ACCEPT
 -A NETPOLC-DENY -m comment --comment "no policy allows it" -j DROP
 -A NETPOLC-FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
--A NETPOLC-FORWARD -m conntrack --ctstate INVALID -g NETPOLC-DENY
+-A NETPOLC-FORWARD -m conntrack --ctstate INVALID,UNTRACKED -g NETPOLC-DENY
 -A NETPOLC-FORWARD -p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -g NETPOLC-DENY
 -A NETPOLC-FORWARD -s 10.0.0.1/32 -d 10.0.0.0/8 -j NETPOLC-IN-1
 -A NETPOLC-IN-1 -p tcp -m tcp --dport 80 -m set --match-set NETPOLC-SET4-0a src -m comment --comment other -j RETURN
@@ -144,7 +144,7 @@ fn the_version_changes_with_what_packets_meet_and_with_nothing_else() {
         V4.replace("53:54", "53:55"),
         V4.replace("-p 17 -m udp", "-p 6 -m tcp"),
         V4.replace("-s 10.0.0.1/32", "-s 10.0.0.1/31").replace("10.0.0.1/31", "10.0.0.0/31"),
-        V4.replace("--ctstate INVALID -g", "--ctstate INVALID -j"),
+        V4.replace("--ctstate INVALID,UNTRACKED -g", "--ctstate INVALID,UNTRACKED -j"),
         V4.replace("src -m comment", "dst -m comment"),
         V4.replace("-A NETPOLC-IN-1 -g NETPOLC-DENY\n", ""),
         V4.replace("-m rpfilter --invert -j", "-m rpfilter --invert -g"),
@@ -188,7 +188,7 @@ fn whatever_is_not_of_the_subset_is_refused_with_its_line() {
         ("53:54", "053:54", "not a number"),
         ("RELATED,ESTABLISHED", "RELATED,ESTABLISHED,NEW", "states"),
         ("RELATED,ESTABLISHED", "NEW", "states"),
-        ("--ctstate INVALID", "! --ctstate INVALID", "does not use"),
+        ("--ctstate INVALID,UNTRACKED", "! --ctstate INVALID,UNTRACKED", "does not use"),
         ("FIN,SYN,RST,ACK SYN", "FIN,SYN SYN", "expected `FIN"),
         ("! --tcp-flags", "--tcp-flags", "does not use"),
         ("NETPOLC-SET4-0a src", "NETPOLC-SET4-0a src,dst", "expected `src` or `dst`"),

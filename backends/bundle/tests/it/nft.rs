@@ -125,7 +125,7 @@ fn spellings_of_matches() {
     ] {
         assert_eq!(rule(text).matches, [Match::TcpNotSyn], "{text}");
     }
-    assert_eq!(rule("ct state 0x1 drop").matches, [Match::CtInvalid]);
+    assert_eq!(rule("ct state 0x41 drop").matches, [Match::NotTracked]);
     assert_eq!(rule("fib saddr . iif oif 0 drop").matches, [Match::ReversePathFails]);
     assert_eq!(rule("iifname . ip saddr != @podaddr drop").matches, [Match::Unbound]);
     assert_eq!(rule("meta l4proto udp drop"), rule("meta l4proto 17 drop"));
@@ -302,7 +302,7 @@ fn chains_end() {
         for side in ["a", "b"] {
             text += &format!("chain {side}{layer} {{\n");
             if layer < 13 {
-                text += &format!("ct state invalid jump a{0}\ngoto b{0}\n", layer + 1);
+                text += &format!("ct state invalid,untracked jump a{0}\ngoto b{0}\n", layer + 1);
             }
             text += "}\n";
         }
@@ -343,7 +343,7 @@ fn what_the_version_depends_on() {
         ("255.255.255.0 vmap", "255.255.254.0 vmap"),
         ("meta l4proto 6 th dport", "meta l4proto 17 th dport"),
         ("9000-9100", "9000-9101"),
-        ("ct state invalid goto strange_aaaa", "ct state invalid jump strange_aaaa"),
+        ("ct state invalid,untracked goto strange_aaaa", "ct state invalid,untracked jump strange_aaaa"),
     ] {
         assert_ne!(version_of(from, to), version(SHAPE), "{from} -> {to}");
     }
@@ -393,7 +393,7 @@ fn limits_hold() {
     check_refused(&format!("table ip netpolc {{\nchain {long} {{\n}}\n}}"), 2, "name of more");
     long.truncate(255);
     parse(&format!("table ip netpolc {{\nchain {long} {{\n}}\n}}"));
-    let matches = "ct state invalid ".repeat(17);
+    let matches = "ct state invalid,untracked ".repeat(17);
     check_refused(&with_rule(&format!("{matches}drop")), 17, "matches");
     let many = "chain c { ".repeat(100_000);
     let ParseError { line, .. } = nft::parse(&format!("table ip netpolc {{ {many}")).unwrap_err();

@@ -130,7 +130,7 @@ fn way(direction: Direction, kind: Kind, established: Established) -> Way {
     match kind {
         Kind::Established => (None, established == Established::Cut),
         Kind::Opening | Kind::Asymmetric | Kind::NeighbourDiscovery => (Some(direction), true),
-        Kind::Spoofed | Kind::Invalid | Kind::MidStream => (Some(direction), false),
+        Kind::Spoofed | Kind::Untracked | Kind::MidStream => (Some(direction), false),
     }
 }
 

@@ -55,7 +55,7 @@ fn packets(compiled: &Compiled, seed: u64) -> Vec<Packet> {
         Kind::Opening,
         Kind::Asymmetric,
         Kind::Spoofed,
-        Kind::Invalid,
+        Kind::Untracked,
         Kind::MidStream,
         Kind::Established,
         Kind::NeighbourDiscovery,

@@ -39,7 +39,7 @@ fn packets(compiled: &Compiled, node: &Node, seed: u64) -> Vec<Packet> {
         let packet = Packet::opening(flow);
         let tcp = flow.protocol == netpolc_ir::ports::Protocol::TCP;
         let others = [
-            Packet { conn: Conn::Invalid, ..packet },
+            Packet { conn: Conn::Untracked, ..packet },
             Packet { conn: Conn::Established, opens: false, ..packet },
             Packet { spoofed: true, ..packet },
             Packet { opens: !tcp, ..packet },

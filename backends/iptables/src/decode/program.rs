@@ -25,7 +25,7 @@ impl Situation {
             Kind::Opening,
             Kind::Asymmetric,
             Kind::Spoofed,
-            Kind::Invalid,
+            Kind::Untracked,
             Kind::MidStream,
             Kind::Established,
         ];
@@ -37,7 +37,7 @@ impl Situation {
     fn holds(self, found: &Match) -> Option<bool> {
         Some(match found {
             Match::Known => self.kind == Kind::Established,
-            Match::Invalid => self.kind == Kind::Invalid,
+            Match::NotTracked => matches!(self.kind, Kind::Untracked | Kind::NeighbourDiscovery),
             // The rule has a condition on the protocol beside this one.
             Match::TcpNotSyn => matches!(self.kind, Kind::MidStream | Kind::Established),
             Match::ReversePathFails => matches!(self.kind, Kind::Asymmetric | Kind::Spoofed),

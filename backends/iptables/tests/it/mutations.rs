@@ -9,7 +9,7 @@ use netpolc_iptables::emit::emit;
 use netpolc_iptables::select::Selector;
 use netpolc_ir::addr::Family;
 use netpolc_ir::ports::Protocol;
-use netpolc_ir::proof::{Artifact, Conn, Packet, prove};
+use netpolc_ir::proof::{Artifact, Conn, Kind, Packet, prove};
 use netpolc_ir::unit::Flow;
 use netpolc_testkit::flows::Questions;
 use netpolc_testkit::generate::{Options, generate};
@@ -97,8 +97,8 @@ fn shift(found: &mut Match, up: bool, bits: u8) {
         Match::Port(lo, hi) if up => *hi = hi.saturating_add(1).max(*lo),
         Match::Port(lo, hi) => *lo = lo.saturating_sub(1).min(*hi),
         Match::Protocol(number) => *number = if up { number.wrapping_add(1).max(1) } else { 17 },
-        Match::Known if up => *found = Match::Invalid,
-        Match::Invalid if up => *found = Match::Known,
+        Match::Known if up => *found = Match::NotTracked,
+        Match::NotTracked if up => *found = Match::Known,
         Match::InSet(end, _) if up => {
             *end = match end {
                 netpolc_bundle::ipt::End::Src => netpolc_bundle::ipt::End::Dst,
@@ -139,14 +139,14 @@ fn packets(compiled: &Compiled, node: &str, machine: &Machine) -> BTreeSet<Packe
         if flow.protocol == Protocol::TCP {
             let packet = Packet::opening(Flow { port: 80, ..flow });
             found.insert(Packet { opens: false, ..packet });
-            found.insert(Packet { conn: Conn::Invalid, ..packet });
+            found.insert(Packet { conn: Conn::Untracked, ..packet });
             found.insert(Packet { conn: Conn::Established, opens: false, ..packet });
             found.insert(Packet { conn: Conn::Related, ..packet });
             found.insert(Packet { spoofed: true, ..packet });
             found.insert(Packet { asymmetric: true, ..packet });
         }
         if flow.protocol == Protocol::ICMPV6 {
-            found.insert(Packet { neighbour_discovery: true, ..packet });
+            found.insert(Kind::NeighbourDiscovery.packet(flow));
         }
     }
     found

@@ -14,7 +14,7 @@ pub(super) fn at_forward(packet: &Packet) -> run::Packet {
             Conn::New => State::New,
             Conn::Established => State::Established,
             Conn::Related => State::Related,
-            Conn::Invalid => State::Invalid,
+            Conn::Untracked => State::Untracked,
         },
         opens: packet.opens,
         spoofed: packet.spoofed,

@@ -1,20 +1,16 @@
 //! The chains that drop, which are the same on every node but for the set of isolated pods.
 
-use super::{SELF, rule};
+use super::{DISCOVERY, SELF, rule};
 use netpolc_bundle::nft::{self, Chain, Field, LOCAL, Match, PODIF, Rule, Verdict};
 
 fn counted(matches: Vec<Match>, comment: &str) -> Rule {
     Rule { counter: true, comment: Some(comment.to_owned()), ..rule(matches, Verdict::Drop) }
 }
 
-pub(super) fn deny_chain(family: nft::Family) -> Chain {
+pub(super) fn deny_chain() -> Chain {
     let pair = vec![Field::Saddr, Field::Daddr];
-    let mut rules = vec![rule(vec![Match::InSet(pair, SELF.to_owned())], Verdict::Accept)];
-    if family == nft::Family::Ip6 {
-        rules.push(rule(vec![Match::NeighbourDiscovery], Verdict::Accept));
-    }
-    rules.push(counted(Vec::new(), "no policy allows it"));
-    Chain { rules, ..Chain::default() }
+    let itself = rule(vec![Match::InSet(pair, SELF.to_owned())], Verdict::Accept);
+    Chain { rules: vec![itself, counted(Vec::new(), "no policy allows it")], ..Chain::default() }
 }
 
 /// From an interface that leads to pods.
@@ -29,27 +25,32 @@ fn of_local() -> Match {
 
 /// Only what `podaddr` does not have comes here, so that the look at the routes is for those few. It is for pods whose
 /// interface the loader does not know, and for rules that were loaded without it.
-pub(super) fn spoof_chain(family: nft::Family) -> Chain {
-    let mut rules = Vec::new();
-    if family == nft::Family::Ip6 {
-        // On a bridge it crosses this hook, from addresses of the link.
-        rules.push(rule(vec![Match::NeighbourDiscovery], Verdict::Return));
-    }
+pub(super) fn spoof_chain() -> Chain {
     // Both sets may have been filled after the packet was sent here. Looked up in this order, a pod whose interface is
     // there has its addresses there too.
-    rules.push(counted(vec![from_pod(), Match::Unbound], "source is not the pod"));
-    rules.push(counted(vec![of_local(), Match::ReversePathFails], "source is another pod"));
+    let rules = vec![
+        counted(vec![from_pod(), Match::Unbound], "source is not the pod"),
+        counted(vec![of_local(), Match::ReversePathFails], "source is another pod"),
+    ];
     Chain { rules, ..Chain::default() }
 }
 
-pub(super) fn strange_chain(isolated: &str) -> Chain {
+/// IPv6 neighbour discovery crosses this hook on bridges. Conntrack leaves it alone, so it comes the way of what opens no
+/// connection. This is a chain of its own since the one before has the name of its content, and the daemon, which makes such
+/// chains, cannot tell the kernel this rule (it takes a set without a name).
+pub(super) fn discovery_chain() -> Chain {
+    let rules = vec![rule(vec![Match::NeighbourDiscovery], Verdict::Accept)];
+    Chain { rules, ..Chain::default() }
+}
+
+pub(super) fn strange_chain(family: nft::Family, isolated: &str) -> Chain {
     let touches = |field| vec![Match::InSet(vec![field], isolated.to_owned())];
-    Chain {
-        comment: Some("opens no connection: dropped where it touches an isolated pod".to_owned()),
-        rules: vec![
-            counted(touches(Field::Saddr), "from an isolated pod"),
-            counted(touches(Field::Daddr), "to an isolated pod"),
-        ],
-        ..Chain::default()
+    let mut rules = Vec::new();
+    if family == nft::Family::Ip6 {
+        rules.push(rule(Vec::new(), Verdict::Jump(DISCOVERY.to_owned())));
     }
+    rules.push(counted(touches(Field::Saddr), "from an isolated pod"));
+    rules.push(counted(touches(Field::Daddr), "to an isolated pod"));
+    let comment = Some("opens no connection: dropped where it touches an isolated pod".to_owned());
+    Chain { comment, rules, ..Chain::default() }
 }

@@ -1,9 +1,9 @@
 //! What every node has: the base chain, the judge, and the maps that lead from either end of a packet to a profile.
 
-use super::fixed::{deny_chain, from_pod, spoof_chain, strange_chain};
-use super::{Builder, DENY, FORWARD, PRIORITY, SELF, SPOOF, Unsupported, addr_set, rule};
+use super::fixed::{deny_chain, discovery_chain, from_pod, spoof_chain, strange_chain};
+use super::{Builder, DENY, DISCOVERY, FORWARD, PRIORITY, SELF, SPOOF, Unsupported, addr_set, rule};
 use netpolc_bundle::nft::{
-    Chain, Elements, Field, Hook, Key, KeyType, LOCAL, Match, PODADDR, PODIF, Rule, Set, Verdict,
+    self, Chain, Elements, Field, Hook, Key, KeyType, LOCAL, Match, PODADDR, PODIF, Rule, Set, Verdict,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -52,13 +52,16 @@ pub(super) fn frame(builder: &mut Builder, mut pods: Pods) -> Result<(), Unsuppo
             ..Set::default()
         },
     )?;
-    builder.chain(DENY, deny_chain(builder.family));
-    builder.chain(SPOOF, spoof_chain(builder.family));
+    builder.chain(DENY, deny_chain());
+    builder.chain(SPOOF, spoof_chain());
+    if builder.family == nft::Family::Ip6 {
+        builder.chain(DISCOVERY, discovery_chain());
+    }
     let text = "pods that some policy isolates";
     let isolated = builder.named_set("isolated", addrs(pods.isolated, text))?;
-    let strange = builder.named_chain("strange", strange_chain(&isolated))?;
+    let strange = builder.named_chain("strange", strange_chain(builder.family, &isolated))?;
     let mut judge = vec![
-        rule(vec![Match::CtInvalid], Verdict::Goto(strange.clone())),
+        rule(vec![Match::NotTracked], Verdict::Goto(strange.clone())),
         rule(vec![Match::TcpNotSyn], Verdict::Goto(strange)),
     ];
     let ingress = builder.entry("ingress", Field::Daddr, pods.ingress)?;

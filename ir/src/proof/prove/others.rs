@@ -35,7 +35,7 @@ impl FamilyProof<'_> {
             for (local, [stray, leave]) in strays.iter().enumerate() {
                 let (expected, leave) = match kind {
                     // What opens no connection is dropped where it touches an isolated pod, at either end.
-                    Kind::MidStream | Kind::Invalid => (stray, Some(leave)),
+                    Kind::MidStream | Kind::Untracked => (stray, Some(leave)),
                     Kind::Spoofed => (&nobody, None),
                     _ => (&everyone, None),
                 };
@@ -66,7 +66,7 @@ impl FamilyProof<'_> {
         let mut leave = self.local_atoms.clone();
         leave.insert(self.atoms.atom(bits(outside)));
         for &cell in cells {
-            let kinds = [Kind::Opening, Kind::Established, Kind::Invalid, Kind::Asymmetric];
+            let kinds = [Kind::Opening, Kind::Established, Kind::Untracked, Kind::Asymmetric];
             let mid_stream = (cell.protocol == Protocol::TCP).then_some(Kind::MidStream);
             for kind in kinds.into_iter().chain(mid_stream) {
                 for direction in Direction::ALL {
@@ -101,7 +101,7 @@ impl FamilyProof<'_> {
             let addr = self.family.addr(self.atoms.representative(atom));
             for (src, dst) in [(addr, outside), (outside, addr)] {
                 let packet = Packet::opening(Flow { src, dst, protocol: Protocol::TCP, port: 80 });
-                let stray = [invalid(packet), Packet { opens: false, ..packet }, asymmetric(packet)];
+                let stray = [untracked(packet), Packet { opens: false, ..packet }, asymmetric(packet)];
                 for kind in [packet, established(packet)].into_iter().chain(stray) {
                     self.judge(artifact, kind, Verdict::Allow)?;
                 }
@@ -158,7 +158,7 @@ impl FamilyProof<'_> {
             self.judge(artifact, Packet { conn: Conn::Related, ..established(tcp) }, Verdict::Allow)?;
             for packet in [tcp, udp] {
                 if let Some(expected) = stray {
-                    self.judge(artifact, invalid(packet), expected)?;
+                    self.judge(artifact, untracked(packet), expected)?;
                 }
                 self.judge(artifact, Packet { spoofed: true, ..packet }, Verdict::Deny)?;
                 self.asymmetric(artifact, packet)?;
@@ -168,8 +168,7 @@ impl FamilyProof<'_> {
             }
             if self.family == Family::V6 {
                 let flow = Flow { src, dst, protocol: Protocol::ICMPV6, port: 0 };
-                let packet = Packet { neighbour_discovery: true, ..Packet::opening(flow) };
-                self.judge(artifact, packet, Verdict::Allow)?;
+                self.judge(artifact, Kind::NeighbourDiscovery.packet(flow), Verdict::Allow)?;
             }
         }
         Ok(())
@@ -229,7 +228,7 @@ impl FamilyProof<'_> {
         for (addr, group) in self.own.clone() {
             let flow = Flow { src: addr, dst: addr, protocol: Protocol::TCP, port: 1 };
             if let Some(isolated) = self.reference.isolated(group) {
-                for kind in [Kind::Invalid, Kind::MidStream] {
+                for kind in [Kind::Untracked, Kind::MidStream] {
                     self.judge(artifact, kind.packet(flow), Verdict::allow_if(!isolated))?;
                 }
             }
@@ -254,9 +253,9 @@ fn kinds_of(family: Family) -> Vec<(Kind, Protocol)> {
     let mut kinds = vec![
         (Kind::Established, Protocol::TCP),
         (Kind::MidStream, Protocol::TCP),
-        (Kind::Invalid, Protocol::TCP),
+        (Kind::Untracked, Protocol::TCP),
         (Kind::Spoofed, Protocol::TCP),
-        (Kind::Invalid, Protocol::UDP),
+        (Kind::Untracked, Protocol::UDP),
         (Kind::Spoofed, Protocol::UDP),
     ];
     if family == Family::V6 {
@@ -265,8 +264,8 @@ fn kinds_of(family: Family) -> Vec<(Kind, Protocol)> {
     kinds
 }
 
-fn invalid(packet: Packet) -> Packet {
-    Packet { conn: Conn::Invalid, ..packet }
+fn untracked(packet: Packet) -> Packet {
+    Packet { conn: Conn::Untracked, ..packet }
 }
 
 fn asymmetric(packet: Packet) -> Packet {

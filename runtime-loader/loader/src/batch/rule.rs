@@ -24,9 +24,9 @@ const LOOKUP_INVERTED: u32 = 1;
 const EQUAL: u32 = 0;
 const NOT_EQUAL: u32 = 1;
 
-/// Bits of a connection's state: `NF_CT_STATE_INVALID_BIT`, and `NF_CT_STATE_BIT` of established and related
+/// Bits of a connection's state: `NF_CT_STATE_INVALID_BIT` with `NF_CT_STATE_UNTRACKED_BIT`, and `NF_CT_STATE_BIT` of established and related
 /// (`include/uapi/linux/netfilter/nf_conntrack_common.h`).
-const INVALID: u32 = 1;
+const NO_ENTRY: u32 = 65;
 const ESTABLISHED_OR_RELATED: u32 = 2 | 4;
 
 /// `NFTA_FIB_F_SADDR | NFTA_FIB_F_IIF | NFTA_FIB_F_PRESENT`, and `NFT_FIB_RESULT_OIF`.
@@ -79,7 +79,7 @@ fn condition_of(family: Family, condition: &Match) -> Option<Expressions> {
         Match::NotEstablished => {
             vec![state(), bits(&ESTABLISHED_OR_RELATED.to_ne_bytes(), 1), compare(EQUAL, &[0; 4])]
         }
-        Match::CtInvalid => vec![state(), bits(&INVALID.to_ne_bytes(), 1), compare(NOT_EQUAL, &[0; 4])],
+        Match::NotTracked => vec![state(), bits(&NO_ENTRY.to_ne_bytes(), 1), compare(NOT_EQUAL, &[0; 4])],
         Match::TcpNotSyn => vec![
             meta(META_L4PROTO, 1),
             compare(EQUAL, &[TCP]),

@@ -33,7 +33,7 @@ impl Walk<'_> {
             },
             Match::L4Proto(number) => self.case.protocol.number() == *number,
             Match::NotEstablished => self.case.kind != Kind::Established,
-            Match::CtInvalid => self.case.kind == Kind::Invalid,
+            Match::NotTracked => matches!(self.case.kind, Kind::Untracked | Kind::NeighbourDiscovery),
             Match::TcpNotSyn => self.case.kind == Kind::MidStream && self.case.protocol == Protocol::TCP,
             Match::ReversePathFails => matches!(self.case.kind, Kind::Asymmetric | Kind::Spoofed),
             Match::NeighbourDiscovery => self.case.kind == Kind::NeighbourDiscovery,
