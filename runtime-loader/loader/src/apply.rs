@@ -3,7 +3,7 @@
 use crate::cut::{Cut, Established, cut};
 use crate::dataplane::{self, Goal};
 use crate::kernel::Kernel;
-use crate::{Error, ebpf, iptables, routes};
+use crate::{Error, bridges, ebpf, iptables, routes};
 use netpolc_bundle::nft::run::Bases;
 use netpolc_bundle::{Backend, Bundle, ReadBack, Version, nft};
 use serde::Serialize;
@@ -94,6 +94,7 @@ pub fn apply_read(
     let mut notes: Vec<String> = kernel.lock()?.into_iter().collect();
     let (interfaces, missing) = routes::pod_interfaces(&bindings, &kernel.routes()?);
     notes.extend(missing);
+    notes.extend(bridges::bypassed(kernel, &interfaces.shared));
     let mut goal = Goal { bundle, read, interfaces: &interfaces, established, kept: false };
     let chosen = choose(kernel, &goal, backend, &mut notes)?;
     goal.kept = kept == Some(chosen);

@@ -4,6 +4,7 @@
 //! would leave nft with the beginning of a script, and the beginning alone (flush, and nothing after it) is valid.
 
 use crate::Error;
+use crate::bridges::{self, Passed};
 use crate::conntrack::{self, Connection, Tally};
 use crate::lock::Lock;
 use crate::routes::{self, Routes};
@@ -76,6 +77,11 @@ pub trait Kernel {
 
     /// The text of a file of this network namespace's `/proc/net`; `None` if there is none.
     fn proc_net(&mut self, _file: &str) -> Option<String> {
+        None
+    }
+
+    /// What a bridge passes to the rules; `None` if no bridge of this network namespace has this name.
+    fn bridge(&mut self, _name: &str) -> Option<Passed> {
         None
     }
 
@@ -349,6 +355,10 @@ impl Kernel for System {
 
     fn proc_net(&mut self, file: &str) -> Option<String> {
         fs::read_to_string(Path::new("/proc/thread-self/net").join(file)).ok()
+    }
+
+    fn bridge(&mut self, name: &str) -> Option<Passed> {
+        bridges::passed(name)
     }
 
     fn tables(&mut self) -> Result<BTreeSet<Family>, Error> {

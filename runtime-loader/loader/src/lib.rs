@@ -10,6 +10,7 @@
 
 pub mod apply;
 pub mod batch;
+pub mod bridges;
 pub mod conntrack;
 pub mod cut;
 pub mod daemon;

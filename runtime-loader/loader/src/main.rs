@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 /// Makes the kernel of this network namespace enforce a bundle that netpolc built.
 ///
-/// Exit status: 0 fine; 1 nothing in force, or drifted; 2 unusable arguments, bundle or permissions; 3 the kernel or nft
+/// Exit status: 0 fine; 1 nothing in force, drifted, or bypassed; 2 unusable arguments, bundle or permissions; 3 the kernel or nft
 /// cannot do it; 70 a bug. On any failure the rules that were in force stay in force.
 #[derive(Debug, Parser)]
 #[command(name = "netpol-loader", version)]
@@ -153,7 +153,7 @@ fn run(command: Command) -> Result<u8, Error> {
                 }
                 Format::Json => json(&status, daemon.as_ref())?,
             })?;
-            return Ok(u8::from(!status.in_force));
+            return Ok(u8::from(!status.in_force || !status.bypassed.is_empty()));
         }
         Command::Remove { cni, files, agent, state, socket } => {
             if UnixStream::connect(&socket).is_ok() {

@@ -3,9 +3,10 @@
 use crate::cut::Established;
 use crate::dataplane::{self, Goal, InForce};
 use crate::kernel::Kernel;
-use crate::{Error, routes};
+use crate::{Error, bridges, routes};
 use netpolc_bundle::{Bundle, ReadBack};
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 
@@ -22,6 +23,8 @@ pub struct Status {
     pub dataplanes: Vec<InForce>,
     /// What differs from the version that the kernel's objects name, or from the bundle that was given.
     pub drift: Vec<String>,
+    /// What passes by the rules in force, whatever they say.
+    pub bypassed: Vec<String>,
 }
 
 /// Looks at the kernel, and compares it with the bundle in a directory if one is given.
@@ -54,6 +57,8 @@ fn look(kernel: &mut dyn Kernel, goal: Option<&Goal<'_>>) -> Result<Status, Erro
     if let [first, second, ..] = dataplanes.as_slice() {
         drift.push(format!("both {} and {} have rules in force", first.backend, second.backend));
     }
+    let interfaces: BTreeSet<String> = dataplanes.iter().flat_map(|found| found.interfaces.clone()).collect();
+    let bypassed = bridges::bypassed(kernel, &interfaces);
     let first = dataplanes.first();
     let version = first.and_then(|found| found.version.clone()).filter(|_| dataplanes.len() == 1);
     Ok(Status {
@@ -62,6 +67,7 @@ fn look(kernel: &mut dyn Kernel, goal: Option<&Goal<'_>>) -> Result<Status, Erro
         backend: first.map(|found| found.backend.to_string()),
         dataplanes,
         drift,
+        bypassed,
     })
 }
 
@@ -86,6 +92,9 @@ impl fmt::Display for Status {
         }
         for line in &self.drift {
             writeln!(f, "drift: {line}")?;
+        }
+        for line in &self.bypassed {
+            writeln!(f, "bypassed: {line}")?;
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use crate::kernel::{Kernel as _, System};
 use crate::live::{Live, Switched};
 use crate::routes::Routes;
 use crate::status::{self, Status};
-use crate::{Error, dataplane, generation};
+use crate::{Error, bridges, dataplane, generation};
 use netpolc_bundle::nft::Family;
 use netpolc_bundle::rebind::{Rebind, Unlike};
 use netpolc_bundle::{Backend, Bindings, Bundle, POLICIES, PROVENANCE, ReadBack, Version};
@@ -67,6 +67,9 @@ pub trait Enforcer: Send {
     /// # Errors
     /// If it cannot be done; what is in force stays.
     fn rest(&mut self) -> Result<Option<Cut>, Error>;
+
+    /// What passes by the rules, whatever they say.
+    fn bypassed(&mut self) -> Vec<String>;
 
     /// The bundle that would bring into force what is, after addresses have come and gone.
     ///
@@ -127,6 +130,8 @@ pub struct ThisKernel {
     tools: Option<Tools>,
     /// Connections to end.
     uncut: Option<Uncut>,
+    /// The interfaces of pods that were last found.
+    interfaces: BTreeSet<String>,
 }
 
 /// Connections that may be there which the rules in force would not let begin.
@@ -142,7 +147,15 @@ struct Uncut {
 impl ThisKernel {
     /// With one backend, or with the best that bundle and kernel have.
     pub fn new(wanted: Option<Backend>) -> ThisKernel {
-        ThisKernel { wanted, last: None, live: None, known: None, tools: None, uncut: None }
+        ThisKernel {
+            wanted,
+            last: None,
+            live: None,
+            known: None,
+            tools: None,
+            uncut: None,
+            interfaces: BTreeSet::new(),
+        }
     }
 }
 
@@ -156,6 +169,7 @@ impl ThisKernel {
     ) -> Result<Report, Error> {
         let report = apply::apply_read(&mut System::new(), form, &read, (self.wanted, kept), established)?;
         self.last = Some(report.backend);
+        self.interfaces.clone_from(&report.interfaces);
         self.known = (report.backend == Backend::Iptables)
             .then(|| Known::new(form, &read, report.version, &report.interfaces))
             .flatten();
@@ -189,6 +203,7 @@ impl ThisKernel {
         }
         let confirmed = outcome == Outcome::Unchanged;
         let (backend, interfaces) = (Backend::Nftables, interfaces.all());
+        self.interfaces.clone_from(&interfaces);
         Ok(Some(Report { backend, version, outcome, interfaces, cut: None, confirmed, notes }))
     }
 
@@ -211,6 +226,7 @@ impl ThisKernel {
             self.cut_later(None, None);
         }
         let (outcome, interfaces) = (Outcome::Applied, interfaces.all());
+        self.interfaces.clone_from(&interfaces);
         Ok(Some(Report { backend, version, outcome, interfaces, cut: None, confirmed: false, notes }))
     }
 
@@ -303,6 +319,10 @@ impl Enforcer for ThisKernel {
 
     fn rest(&mut self) -> Result<Option<Cut>, Error> {
         self.live.as_ref().map_or(Ok(None), |live| live.settle(&mut System::new()))
+    }
+
+    fn bypassed(&mut self) -> Vec<String> {
+        bridges::bypassed(&mut System::new(), &self.interfaces)
     }
 
     fn bundle(&self, before: &Bundle, pods: &Bindings) -> Result<Bundle, Error> {

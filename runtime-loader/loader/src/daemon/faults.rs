@@ -18,6 +18,8 @@ pub enum Part {
     Store,
     /// Established connections.
     Connections,
+    /// What passes by the rules.
+    Bypassed,
 }
 
 #[derive(Debug, Default)]
@@ -28,7 +30,7 @@ struct Fault {
 
 /// One of each kind, if there is one.
 #[derive(Debug, Default)]
-pub struct Faults([Fault; 4]);
+pub struct Faults([Fault; 5]);
 
 impl Faults {
     /// Logs a fault, unless it is the same and was logged not long ago.

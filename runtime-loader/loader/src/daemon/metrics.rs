@@ -135,6 +135,9 @@ fn text(view: &View) -> String {
         "Ranges in which addresses that no pod has are closed.",
         &plain(view.closed_ranges.to_string()),
     );
+    let bypassed = status.map_or(0, |status| status.bypassed.len());
+    let help = "Bridges behind which pods reach each other past the rules.";
+    metric(&mut out, "bypassed_bridges", "gauge", help, &plain(bypassed.to_string()));
     let help = "How long the last bundle took to come into force.";
     metric(
         &mut out,

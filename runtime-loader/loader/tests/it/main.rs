@@ -4,6 +4,7 @@
 
 mod apply;
 mod audit;
+mod bridged;
 mod cluster;
 mod common;
 mod daemon;

@@ -160,6 +160,14 @@ impl Inner {
         }
     }
 
+    /// Says what passes by the rules. Nothing here can mend that.
+    pub(super) fn look_beside_the_rules(&mut self) {
+        match self.enforcer.bypassed().as_slice() {
+            [] => self.faults.mended(Part::Bypassed),
+            all => self.faults.fault(Part::Bypassed, &all.join("; ")),
+        }
+    }
+
     /// Which addresses are closed while no pod has them.
     pub(super) fn closing(&self, audit: bool) -> Closing {
         if audit {
