@@ -94,3 +94,50 @@ pub fn compile(
     let mut builder = NodeBuilder::new(&model, &compiled.matrix, &labels, backends.iter().copied(), None);
     Ok(builder.build(host)?.bundle)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netpolc_bundle::limits::BPF_PORT_SETS;
+    use netpolc_frontend::read::read;
+    use std::fmt::Write as _;
+
+    /// A pod that takes so many pairs of ports from an address each, which are so many sets of ports.
+    fn cluster(sets: usize) -> (Objects, Sources) {
+        let mut yaml = String::from(
+            "apiVersion: v1\nkind: Node\nmetadata: {name: n0}\n---\n\
+             apiVersion: v1\nkind: Pod\nmetadata: {name: x, namespace: a}\n\
+             spec: {nodeName: n0, containers: [{name: c, image: i}]}\nstatus: {phase: Running, podIP: 10.0.0.1}\n---\n\
+             apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: a}\n\
+             spec:\n  podSelector: {}\n  ingress:\n",
+        );
+        for i in 0..sets {
+            let (port, [.., high, low]) = (2 * i + 1, i.to_be_bytes());
+            writeln!(
+                yaml,
+                "  - {{from: [{{ipBlock: {{cidr: 198.18.{high}.{low}/32}}}}], ports: [{{port: {port}}}, {{port: {}}}]}}",
+                port + 1
+            )
+            .unwrap();
+        }
+        let mut sources = Sources::default();
+        sources.add("cluster.yaml", yaml.into_bytes());
+        let read = read(&sources);
+        assert_eq!(read.diagnostics, []);
+        (read.objects, sources)
+    }
+
+    #[test]
+    fn auto_takes_the_next_backend_where_one_cannot_express_the_policies() {
+        let (objects, sources) = cluster(BPF_PORT_SETS + 1);
+        let auto = |backends: &[Backend]| compile_for_first(&objects, &sources, "n0", backends);
+        let bundle = auto(&[Backend::Ebpf, Backend::Nftables]).unwrap();
+        assert_eq!(bundle.manifest.backends(), [Backend::Nftables].into());
+        // The one that stands alone is not replaced.
+        let refused = auto(&[Backend::Ebpf]).unwrap_err();
+        assert!(
+            matches!(&refused, BuildError::Unsupported(Backend::Ebpf, why) if why.contains("sets of ports")),
+            "{refused}"
+        );
+    }
+}
