@@ -4,7 +4,8 @@
 //! pods with each other, with that of the interface, and with 0; and it uses the port as an index of the bitmaps that
 //! pairs name for the packet's protocol, and compares it with the single ports that they name. So two runs end alike if
 //! the maps know the same of the addresses, the numbers of the pods are equal or unequal in both, the port is in the same
-//! of those bitmaps, and it is none of those single ports or the same one. Besides, it asks `pairs` for the sum of a row and
+//! of those bitmaps, and it is none of those single ports or the same one; of bitmaps and single ports those count that the
+//! pairs of these two ends name. Besides, it asks `pairs` for the sum of a row and
 //! the other end's column, and does nothing else with a column, so what counts is which value is found there; of rows that it
 //! does not ask about it sees only whether they are 0. Of packets that are forged or open no connection it asks nothing else
 //! of rows either: a forged one is dropped before, and the other kinds pass where nobody is isolated. With `keep` it asks
@@ -12,18 +13,18 @@
 //! packets get the same whichever end began. One run answers for all packets that are alike in this way; which program it is has been compared instruction
 //! by instruction.
 
-use super::constants::{has, sets};
+use super::constants::{has, sets, starts};
 use super::maps::Maps;
 use super::{Cell, Machine, NOBODY};
 use crate::contents::Established;
-use crate::layout::{self, Map};
+use crate::layout::{self, Map, Ports};
 use netpolc_ir::addr::bits;
 use netpolc_ir::bitset::BitSet;
 use netpolc_ir::ports::{Protocol, Transport};
 use netpolc_ir::proof::{Artifact as _, Atoms, Conn, Kind, Packet};
 use netpolc_ir::unit::{Direction, Flow, Verdict};
 use rustc_hash::FxHashMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// What the maps know about an address: column, ingress row, egress row; and apart from that the pod.
@@ -83,7 +84,11 @@ struct Ends {
 
 /// Values of `pairs` by number: those that are found have numbers from [`Pairs::FIRST`] on.
 #[derive(Debug, Default)]
-struct Pairs(FxHashMap<Vec<u8>, u32>);
+struct Pairs {
+    numbers: FxHashMap<Vec<u8>, u32>,
+    /// The sets of TCP, UDP and SCTP ports of each.
+    sets: Vec<[u32; 3]>,
+}
 
 impl Pairs {
     /// There is no entry at this sum.
@@ -98,12 +103,28 @@ impl Pairs {
         }
         let key = row.wrapping_add(column).wrapping_sub(1).to_le_bytes();
         let Some(value) = maps.get(Map::Pairs, &key) else { return Pairs::NOTHING };
-        if let Some(number) = self.0.get(value) {
+        if let Some(number) = self.numbers.get(value) {
             return *number;
         }
-        let number = Pairs::FIRST + self.0.len() as u32;
-        self.0.insert(value.to_vec(), number);
+        let number = Pairs::FIRST + self.sets.len() as u32;
+        self.numbers.insert(value.to_vec(), number);
+        self.sets.push([0, 1, 2].map(|transport| word(value, transport)));
         number
+    }
+
+    /// For each row of two ends, whether a port is in the set that it names.
+    fn holds(&self, maps: &Maps, ends: &Ends, (protocol, port): Cell) -> [bool; 4] {
+        let Protocol::Transport(transport) = protocol else { return [false; 4] };
+        ends.rows.map(|row| {
+            let sets = row.checked_sub(Pairs::FIRST).and_then(|place| self.sets.get(place as usize));
+            match Ports::of(sets.map_or(0, |sets| sets[transport as usize])) {
+                Ports::None | Ports::All => false,
+                Ports::One(only) => only == port,
+                Ports::Bitmap(key) => {
+                    maps.get(Map::Ports, &key.to_le_bytes()).is_some_and(|bitmap| has(bitmap, port))
+                }
+            }
+        })
     }
 
     /// The first end sends, or, if packets go both ways, either does.
@@ -167,16 +188,52 @@ pub(super) struct Answers {
     pairs: Pairs,
     /// Pairs of ends have numbers, for each way.
     ends: FxHashMap<(Ends, Way), u32>,
-    /// For each protocol with ports, the single ports and the keys of the bitmaps that matter.
-    sets: [(BTreeSet<u16>, Vec<[u8; 4]>); 3],
+    /// By number.
+    ends_of: Vec<Ends>,
+    /// For each protocol with ports, the single ports and the stretches that matter.
+    ports: [(BTreeSet<u16>, Stretches); 3],
     /// Protocols and ports that the program cannot tell apart have one number. By what tells them apart, and by name.
-    cells: FxHashMap<(u8, Option<u16>, Vec<bool>), u32>,
+    cells: FxHashMap<(u8, Option<u16>, u32), u32>,
     cell_of: FxHashMap<(u8, u16), u32>,
-    /// Whether packets pass between two ends that are different pods.
-    passes: FxHashMap<(u32, Kind, u32), bool>,
+    /// Whether packets pass between two ends that are different pods, by what their rows say of the port.
+    passes: FxHashMap<(u32, Kind, u8, [bool; 4]), bool>,
     /// What happens to single packets, by what the program can tell about them.
     single: FxHashMap<Single, Verdict>,
     memo: FxHashMap<Question, Answer>,
+}
+
+/// Where bitmaps change, in order: the first ports of stretches, with the number of the bitmaps that have the stretch.
+#[derive(Debug, Default)]
+struct Stretches(Vec<(u16, u32)>);
+
+impl Stretches {
+    fn of(maps: &Maps, bitmaps: &[[u8; 4]]) -> Stretches {
+        let mut changes: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
+        for (i, bitmap) in bitmaps.iter().enumerate() {
+            let Some(bitmap) = maps.get(Map::Ports, bitmap) else { continue };
+            let begins = has(bitmap, 0).then_some(0).into_iter();
+            begins.chain(starts(bitmap)).for_each(|port| changes.entry(port).or_default().push(i));
+        }
+        let mut having = BitSet::empty(bitmaps.len());
+        let mut numbers = FxHashMap::from_iter([(having.clone(), 0)]);
+        let found = changes.into_iter().map(|(port, which)| {
+            for i in which {
+                match having.contains(i) {
+                    true => having.remove(i),
+                    false => having.insert(i),
+                }
+            }
+            let next = numbers.len() as u32;
+            (port, *numbers.entry(having.clone()).or_insert(next))
+        });
+        Stretches(found.collect())
+    }
+
+    /// The number of the bitmaps that have a port; 0 if none has.
+    fn at(&self, port: u16) -> u32 {
+        let behind = self.0.partition_point(|(first, _)| *first <= port);
+        behind.checked_sub(1).and_then(|place| self.0.get(place)).map_or(0, |(_, number)| *number)
+    }
 }
 
 /// What the program can tell about one packet: its ends, whether they are the same pod, its protocol and port; and what
@@ -190,7 +247,7 @@ impl Answers {
             return None;
         }
         let Flow { src, dst, protocol, port } = packet.flow;
-        let number = self.cell(&machine.maps, (protocol, port));
+        let number = self.cell((protocol, port));
         let [from, to] = [src, dst].map(|addr| Known::of(&machine.maps, addr));
         let what = [packet.opens, packet.spoofed, packet.asymmetric, packet.neighbour_discovery];
         let same = from.pod != 0 && from.pod == to.pod;
@@ -203,14 +260,17 @@ impl Answers {
         if maps.values(Map::Pods).any(|value| word(value, 3) >= NOBODY) {
             return Answers::default();
         }
-        let sets = Transport::ALL.map(|transport| sets(maps, transport));
+        let ports = Transport::ALL.map(|transport| {
+            let (ones, bitmaps) = sets(maps, transport);
+            (ones, Stretches::of(maps, &bitmaps))
+        });
         let known = |atom| Known::of(maps, atoms.family().addr(atoms.representative(atom)));
         let known: Vec<Known> = (0..atoms.len()).map(known).collect();
         let mut atoms_of_pod: FxHashMap<u32, Vec<usize>> = FxHashMap::default();
         for (atom, known) in known.iter().enumerate().filter(|(_, known)| known.pod != 0) {
             atoms_of_pod.entry(known.pod).or_default().push(atom);
         }
-        Answers { atoms: known, atoms_of_pod, sets, ..Answers::default() }
+        Answers { atoms: known, atoms_of_pod, ports, ..Answers::default() }
     }
 
     /// Which atoms may exchange packets of a kind with an address; `None` if there are no answers for these atoms.
@@ -229,7 +289,7 @@ impl Answers {
         let way = way(direction, kind, machine.established);
         let own = Known::of(&machine.maps, local);
         let own = if way.1 { own } else { own.isolated() };
-        let number = self.cell(&machine.maps, cell);
+        let number = self.cell(cell);
         let peers = (own.class(), way);
         if !self.peers.contains_key(&peers) {
             let alike = self.alike(&machine.maps, own, peers.1);
@@ -259,7 +319,10 @@ impl Answers {
                 Kind::Asymmetric => (kind, u32::MAX),
                 _ => (kind, alike.ends),
             };
-            if *self.passes.entry((ends, kind, number)).or_insert_with(|| passes(atom)) {
+            let held = self.ends_of.get(ends as usize).filter(|_| way.1);
+            let held = held.map_or([false; 4], |of| self.pairs.holds(&machine.maps, of, cell));
+            let key = (ends, kind, cell.0.number(), held);
+            if *self.passes.entry(key).or_insert_with(|| passes(atom)) {
                 answer.permitted.or_with(&alike.bits);
             }
             false
@@ -292,7 +355,11 @@ impl Answers {
             // Where a packet comes from and where it goes to is in the order of the ends, if it goes one way.
             let way = (direction.map(|_| Direction::Egress), matter);
             let next = self.ends.len() as u32;
-            let ends = *self.ends.entry((ends, way)).or_insert(next);
+            let number = *self.ends.entry((ends, way)).or_insert(next);
+            if number == next {
+                self.ends_of.push(ends);
+            }
+            let ends = number;
             let place = *places.entry(ends).or_insert(found.len());
             if place == found.len() {
                 found.push(Alike { ends, atoms: Vec::new(), bits: BitSet::empty(self.atoms.len()) });
@@ -304,18 +371,17 @@ impl Answers {
     }
 
     /// The number of a protocol and port; equal for those that the program cannot tell apart.
-    fn cell(&mut self, maps: &Maps, (protocol, port): Cell) -> u32 {
+    fn cell(&mut self, (protocol, port): Cell) -> u32 {
         let name = (protocol.number(), port);
         if let Some(number) = self.cell_of.get(&name) {
             return *number;
         }
-        let member = |key: &[u8; 4]| maps.get(Map::Ports, key).is_some_and(|bitmap| has(bitmap, port));
         let (one, bitmaps) = match protocol {
             Protocol::Transport(transport) => {
-                let (ones, bitmaps) = &self.sets[transport as usize];
-                (ones.contains(&port).then_some(port), bitmaps.iter().map(member).collect())
+                let (ones, stretches) = &self.ports[transport as usize];
+                (ones.contains(&port).then_some(port), stretches.at(port))
             }
-            Protocol::Other(_) => (None, Vec::new()),
+            Protocol::Other(_) => (None, 0),
         };
         let next = self.cells.len() as u32;
         let number = *self.cells.entry((protocol.number(), one, bitmaps)).or_insert(next);

@@ -87,13 +87,20 @@ pub(super) fn has(bitmap: &[u8], port: u16) -> bool {
 }
 
 /// The ports of a bitmap that differ from the port before them.
-fn starts(bitmap: &[u8]) -> Vec<u16> {
+pub(super) fn starts(bitmap: &[u8]) -> Vec<u16> {
     let mut found = Vec::new();
     let mut before = bitmap.first().map_or(0, |byte| byte & 1);
-    for (byte, first) in bitmap.iter().zip((0..=u16::MAX).step_by(8)) {
-        let changes = byte ^ (byte << 1 | before);
-        found.extend((0..8).filter(|i| changes >> i & 1 == 1).map(|i| first + i));
-        before = byte >> 7;
+    for (bytes, first) in bitmap.chunks(64).zip((0..=u16::MAX).step_by(8 * 64)) {
+        // Most of a bitmap is like what comes before it.
+        let same = if before == 0 { 0 } else { 0xff };
+        if bytes.iter().all(|byte| *byte == same) {
+            continue;
+        }
+        for (byte, first) in bytes.iter().zip((first..).step_by(8)) {
+            let changes = byte ^ (byte << 1 | before);
+            found.extend((0..8).filter(|i| changes >> i & 1 == 1).map(|i| first + i));
+            before = byte >> 7;
+        }
     }
     found
 }
