@@ -42,7 +42,6 @@ pub const DENY: &str = "deny";
 pub const SELF: &str = "self";
 /// The chain that drops spoofed packets.
 pub const SPOOF: &str = "spoof";
-
 /// The chain that lets IPv6 neighbour discovery pass.
 pub const DISCOVERY: &str = "discovery";
 /// The base chain.

@@ -24,8 +24,8 @@ const LOOKUP_INVERTED: u32 = 1;
 const EQUAL: u32 = 0;
 const NOT_EQUAL: u32 = 1;
 
-/// Bits of a connection's state: `NF_CT_STATE_INVALID_BIT` with `NF_CT_STATE_UNTRACKED_BIT`, and `NF_CT_STATE_BIT` of established and related
-/// (`include/uapi/linux/netfilter/nf_conntrack_common.h`).
+/// Bits of a connection's state: `NF_CT_STATE_INVALID_BIT` with `NF_CT_STATE_UNTRACKED_BIT`, and `NF_CT_STATE_BIT` of
+/// established and related (`include/uapi/linux/netfilter/nf_conntrack_common.h`).
 const NO_ENTRY: u32 = 65;
 const ESTABLISHED_OR_RELATED: u32 = 2 | 4;
 
