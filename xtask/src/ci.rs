@@ -77,10 +77,30 @@ fn install() -> Result<(), String> {
     if !nextest.is_ok_and(|o| o.status.success()) {
         run(cargo().args(["install", "--locked", "cargo-nextest"]))?;
     }
+    if !Path::new(BRIDGES).exists() {
+        if !has_program("modprobe") {
+            apt_get(&["install", "--yes", "--no-install-recommends", "kmod"])?;
+        }
+        let lines =
+            format!("modprobe br_netfilter && for key in {BRIDGES}/bridge-nf-call-*; do echo 0 > $key; done");
+        run(as_root("sh").args(["-c", &lines]))?;
+    }
     println!(
         "nft, ip, iptables, ipset, strace, bpftool, llvm-objdump, unshare, the standard CNI plugins and cargo-nextest are here"
     );
     Ok(())
+}
+
+/// Where the kernel says what it passes of the packets that cross bridges. Nothing loads the module for that by itself. Its
+/// switches are then put where the machine's own bridges are as they were; each network namespace has its own.
+const BRIDGES: &str = "/proc/sys/net/bridge";
+
+/// A program, run by root: it needs no sudo, and a container often has none.
+fn as_root(program: &str) -> Command {
+    let root = Command::new("id").arg("-u").output().is_ok_and(|o| o.stdout == b"0\n");
+    let mut command = Command::new(if root { "env" } else { "sudo" });
+    command.arg(program);
+    command
 }
 
 fn apt_get(args: &[&str]) -> Result<(), String> {
@@ -89,10 +109,8 @@ fn apt_get(args: &[&str]) -> Result<(), String> {
         let all: Vec<&str> = all.into_iter().collect();
         return Err(format!("there is no apt-get: install {} yourself", all.join(", ")));
     }
-    // Its environment must not ask questions; root needs no sudo, and a container often has none.
-    let root = Command::new("id").arg("-u").output().is_ok_and(|o| o.stdout == b"0\n");
-    let mut command = Command::new(if root { "env" } else { "sudo" });
-    run(command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]).args(args))
+    // It must not ask questions.
+    run(as_root("env").args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]).args(args))
 }
 
 /// All tests. Those that run the programs are told where they are, so that they need not build them.
