@@ -35,7 +35,7 @@ pub enum Rules {
 pub enum Ours {
     /// nftables.
     Nftables,
-    /// eBPF, once connections that began before the rules were looked at.
+    /// eBPF, where established packets are no longer judged.
     Ebpf,
     /// iptables, whose rules are kept by nftables.
     IptablesNft,

@@ -69,7 +69,7 @@ pub fn apply_bundle(
     let read = bundle.read_back()?;
     let mut report = apply_read(kernel, bundle, &read, (backend, None), established)?;
     if let (Backend::Ebpf, Established::Cut, Some(pair)) = (report.backend, established, &read.ebpf) {
-        match ebpf::settle(kernel, pair, report.version) {
+        match ebpf::stop_judging(kernel, pair, report.version) {
             Ok(cut) => report.cut = cut,
             Err(why) => report.notes.push(why.to_string()),
         }
@@ -78,7 +78,7 @@ pub fn apply_bundle(
 }
 
 /// As [`apply_bundle`], for one whose artifacts were read back already; under eBPF no connection is ended, since every packet
-/// is judged until the caller [settles](crate::live::Live::settle) that. `kept` is what the caller has in force and looks
+/// is judged until the caller [ends that](crate::live::Live::stop_judging). `kept` is what the caller has in force and looks
 /// after: what only another hand can have changed is then left to its next look.
 ///
 /// # Errors

@@ -3,7 +3,6 @@
 //! (`net.bridge.bridge-nf-call-iptables = 1`), and kube-proxy needs it too, but nothing makes sure.
 
 use crate::kernel::Kernel;
-use netpolc_bundle::nft::Family;
 use std::fs;
 use std::path::Path;
 
@@ -32,23 +31,21 @@ pub fn passed(name: &str) -> Option<Passed> {
 
 /// Says for each of these interfaces of pods what passes by the rules; empty if nothing does.
 pub fn bypassed<'n>(kernel: &mut dyn Kernel, names: impl IntoIterator<Item = &'n String>) -> Vec<String> {
-    let said = names.into_iter().filter_map(|name| {
-        let Passed { v4, v6 } = kernel.bridge(name)?;
-        let lacking: Vec<(Family, &str)> =
-            [(v4, Family::Ip, "iptables"), (v6, Family::Ip6, "ip6tables")]
-                .into_iter()
-                .filter_map(|(passed, family, kind)| (!passed).then_some((family, kind)))
-                .collect();
-        let families: Vec<String> = lacking.iter().map(|(family, _)| family.to_string()).collect();
-        let keys: Vec<String> =
-            lacking.iter().map(|(_, kind)| format!("net.bridge.bridge-nf-call-{kind}=1")).collect();
-        (!lacking.is_empty()).then(|| {
-            format!(
-                "no rule sees packets ({}) between pods behind the bridge {name}; sysctl {} mends that, with the module br_netfilter",
-                families.join(", "),
-                keys.join(" "),
-            )
-        })
-    });
-    said.collect()
+    names.into_iter().filter_map(|name| said(name, kernel.bridge(name)?)).collect()
+}
+
+/// What a bridge does not pass, and what mends that.
+fn said(name: &str, Passed { v4, v6 }: Passed) -> Option<String> {
+    let (families, kinds): (&str, &[&str]) = match (v4, v6) {
+        (true, true) => return None,
+        (false, true) => ("ip", &["iptables"]),
+        (true, false) => ("ip6", &["ip6tables"]),
+        (false, false) => ("ip, ip6", &["iptables", "ip6tables"]),
+    };
+    let keys: Vec<String> = kinds.iter().map(|kind| format!("net.bridge.bridge-nf-call-{kind}=1")).collect();
+    Some(format!(
+        "no rule sees packets ({families}) between pods behind the bridge {name}; sysctl {} mends that, with the \
+         module br_netfilter",
+        keys.join(" ")
+    ))
 }

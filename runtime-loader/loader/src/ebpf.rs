@@ -346,7 +346,11 @@ pub(crate) fn rebind(
 ///
 /// # Errors
 /// If it cannot be done. Every packet is judged all the same, as before.
-pub(crate) fn settle(kernel: &mut dyn Kernel, pair: &Pair, version: Version) -> Result<Option<Cut>, Error> {
+pub(crate) fn stop_judging(
+    kernel: &mut dyn Kernel,
+    pair: &Pair,
+    version: Version,
+) -> Result<Option<Cut>, Error> {
     let still = |why: String| {
         Error::Incomplete(format!("packets of established connections are judged one by one: {why}"))
     };

@@ -151,7 +151,7 @@ impl Live {
         of: Option<&BTreeSet<IpAddr>>,
         notes: &mut Vec<String>,
     ) -> Option<cut::Cut> {
-        // Under eBPF there is no hurry: [`Live::settle`].
+        // Under eBPF there is no hurry: [`Live::stop_judging`].
         let rules = self.read.nftables.as_ref()?;
         let families: Vec<Family> = rules.tables.keys().copied().collect();
         let bases = std::cell::OnceCell::new();
@@ -167,10 +167,10 @@ impl Live {
     ///
     /// # Errors
     /// If it cannot be done; then every packet is judged, as before.
-    pub fn settle(&self, kernel: &mut dyn Kernel) -> Result<Option<cut::Cut>, Error> {
+    pub fn stop_judging(&self, kernel: &mut dyn Kernel) -> Result<Option<cut::Cut>, Error> {
         let Some(pair) = &self.read.ebpf else { return Ok(None) };
         kernel.lock()?;
-        ebpf::settle(kernel, pair, self.version)
+        ebpf::stop_judging(kernel, pair, self.version)
     }
 }
 

@@ -13,8 +13,8 @@ use std::process::ExitCode;
 
 /// Makes the kernel of this network namespace enforce a bundle that netpolc built.
 ///
-/// Exit status: 0 fine; 1 nothing in force, drifted, or bypassed; 2 unusable arguments, bundle or permissions; 3 the kernel or nft
-/// cannot do it; 70 a bug. On any failure the rules that were in force stay in force.
+/// Exit status: 0 fine; 1 nothing in force, drifted, or bypassed; 2 unusable arguments, bundle or permissions; 3 the kernel
+/// or nft cannot do it; 70 a bug. On any failure the rules that were in force stay in force.
 #[derive(Debug, Parser)]
 #[command(name = "netpol-loader", version)]
 struct Cli {

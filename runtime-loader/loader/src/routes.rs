@@ -111,7 +111,7 @@ pub fn read_ipv6(text: &str, routes: &mut Routes) {
 /// The interfaces of the node's pods.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PodInterfaces {
-    /// The names of those with one address behind each, as the routes say.
+    /// The names of those that host routes lead to.
     pub names: BTreeSet<String>,
     /// For each interface the pods behind it, by their place in the bundle's bindings.
     pub pods: BTreeMap<String, BTreeSet<usize>>,

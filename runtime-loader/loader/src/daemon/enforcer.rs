@@ -66,7 +66,7 @@ pub trait Enforcer: Send {
     ///
     /// # Errors
     /// If it cannot be done; what is in force stays.
-    fn rest(&mut self) -> Result<Option<Cut>, Error>;
+    fn stop_judging(&mut self) -> Result<Option<Cut>, Error>;
 
     /// What passes by the rules, whatever they say.
     fn bypassed(&mut self) -> Vec<String>;
@@ -317,8 +317,8 @@ impl Enforcer for ThisKernel {
         cut
     }
 
-    fn rest(&mut self) -> Result<Option<Cut>, Error> {
-        self.live.as_ref().map_or(Ok(None), |live| live.settle(&mut System::new()))
+    fn stop_judging(&mut self) -> Result<Option<Cut>, Error> {
+        self.live.as_ref().map_or(Ok(None), |live| live.stop_judging(&mut System::new()))
     }
 
     fn bypassed(&mut self) -> Vec<String> {

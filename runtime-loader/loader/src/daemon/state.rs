@@ -266,7 +266,7 @@ impl State {
         inner.settle();
         inner.looked = Instant::now();
         inner.look_at_rules(self.manner.established);
-        inner.rest();
+        inner.stop_judging();
         inner.look_beside_the_rules();
         inner.look_at_node();
         inner.say_closing(self.manner.audit);

@@ -58,7 +58,7 @@ pub(super) enum Since {
     /// A look.
     Look,
     /// A second one, and what can wait until then.
-    Rest,
+    SecondLook,
 }
 
 impl Inner {
@@ -77,14 +77,15 @@ impl Inner {
         }
     }
 
-    /// Does what can wait until nothing has come into force between two looks. It is tried once.
-    pub(super) fn rest(&mut self) {
+    /// Does what can wait until nothing has come into force between two looks: established connections need not be judged any
+    /// more. It is tried once.
+    pub(super) fn stop_judging(&mut self) {
         match self.since {
             Since::Nothing => self.since = Since::Look,
-            Since::Rest => {}
+            Since::SecondLook => {}
             Since::Look => {
-                self.since = Since::Rest;
-                match self.enforcer.rest() {
+                self.since = Since::SecondLook;
+                match self.enforcer.stop_judging() {
                     Ok(cut) => {
                         self.faults.mended(Part::Connections);
                         self.counters.connections_cut += cut.map_or(0, |cut| cut.connections);
