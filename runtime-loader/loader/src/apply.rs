@@ -69,7 +69,7 @@ pub fn apply_bundle(
     let read = bundle.read_back()?;
     let mut report = apply_read(kernel, bundle, &read, (backend, None), established)?;
     if let (Backend::Ebpf, Established::Cut, Some(pair)) = (report.backend, established, &read.ebpf) {
-        match ebpf::stop_judging(kernel, pair, report.version) {
+        match ebpf::judging::stop(kernel, pair, report.version) {
             Ok(cut) => report.cut = cut,
             Err(why) => report.notes.push(why.to_string()),
         }

@@ -88,12 +88,16 @@ pub struct Tally {
     pub incomplete: bool,
 }
 
-/// Walks the connections of some families and deletes those for which `denied` says so. Connections that another one
-/// announced (`RELATED`, such as the data connections of FTP) are left alone: no policy lists them.
+/// Says of each of some connections whether it is to end. An error ends the walk.
+pub type Denied<'a> = dyn FnMut(&[Connection]) -> io::Result<Vec<bool>> + 'a;
+
+/// Walks the connections of some families and deletes those for which `denied` says so. It is asked about as many at once as
+/// the kernel shows at once, some hundred. Connections that another one announced (`RELATED`, such as the data connections
+/// of FTP) are left alone: no policy lists them.
 ///
 /// # Errors
-/// If the kernel has no ctnetlink, if the permission lacks, or if the kernel stops answering.
-pub fn cut(families: &[Family], denied: &mut dyn FnMut(&Connection) -> bool) -> io::Result<Tally> {
+/// If the kernel has no ctnetlink, if the permission lacks, if the kernel stops answering, and those of `denied`.
+pub fn cut(families: &[Family], denied: &mut Denied<'_>) -> io::Result<Tally> {
     let deadline = Instant::now() + TIMEOUT;
     let mut dump = Socket::open()?;
     let mut deletions = Deletions::open()?;
@@ -123,7 +127,7 @@ impl Walk<'_> {
         dump: &mut Socket,
         deletions: &mut Deletions,
         tally: &mut Tally,
-        denied: &mut dyn FnMut(&Connection) -> bool,
+        denied: &mut Denied<'_>,
     ) -> io::Result<(u64, bool)> {
         let mut request = Outgoing::default();
         request.push(CT_GET, REQUEST | DUMP, self.sequence, &[0; HEAD], &[]);
@@ -134,28 +138,30 @@ impl Walk<'_> {
                 return Err(io::ErrorKind::TimedOut.into());
             }
             let ours = |m: &netlink::Message<'_>| m.sequence == self.sequence;
+            let (mut entries, mut done) = (Vec::new(), false);
             for message in netlink::messages(dump.receive()?).filter(ours) {
                 whole &= message.flags & DUMP_INTERRUPTED == 0;
                 match message.kind {
-                    CT_NEW => {
-                        let Some(entry) = Entry::read(message.payload) else { continue };
-                        if !self.families.contains(&entry.connection.family()) {
-                            continue;
-                        }
-                        seen += 1;
-                        if !entry.related && denied(&entry.connection) {
-                            deletions.add(&entry, tally)?;
-                        }
-                    }
+                    CT_NEW => entries.extend(Entry::read(message.payload)),
                     DONE | ERROR => {
                         if let Some(error) = message.error() {
                             return Err(error);
                         }
-                        deletions.flush(tally)?;
-                        return Ok((seen, whole));
+                        done = true;
                     }
                     _ => {}
                 }
+            }
+            entries.retain(|entry| self.families.contains(&entry.connection.family()));
+            seen += entries.len() as u64;
+            entries.retain(|entry| !entry.related);
+            let connections: Vec<Connection> = entries.iter().map(|entry| entry.connection).collect();
+            for (entry, _) in entries.iter().zip(denied(&connections)?).filter(|(_, denied)| *denied) {
+                deletions.add(entry, tally)?;
+            }
+            if done {
+                deletions.flush(tally)?;
+                return Ok((seen, whole));
             }
         }
     }

@@ -12,10 +12,11 @@
 //! enters the table, long before nft has listed the new ones, or the kernel has freed the old ones
 //! ([`crate::batch::Committed::settle`]).
 
-use crate::conntrack::{Connection, Tally};
+use crate::conntrack::{Connection, Denied, Tally};
 use crate::kernel::Kernel;
 use netpolc_bundle::nft::Family;
 use netpolc_bundle::nft::run::Packet;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
@@ -59,7 +60,12 @@ pub fn cut(
     passes: &dyn Fn(&Packet) -> bool,
     notes: &mut Vec<String>,
 ) -> Option<Cut> {
-    match walk(kernel, families, passes) {
+    said(walk(kernel, families, passes), notes)
+}
+
+/// What came of a walk, and as notes what could not be done.
+pub fn said(walked: io::Result<(Cut, Tally)>, notes: &mut Vec<String>) -> Option<Cut> {
+    match walked {
         Ok((cut, tally)) => {
             notes.extend(shortcomings(&tally));
             Some(cut)
@@ -81,13 +87,44 @@ pub fn walk(
     families: &[Family],
     passes: &dyn Fn(&Packet) -> bool,
 ) -> io::Result<(Cut, Tally)> {
+    let own = Own::of(kernel)?;
+    let denied = |connection: &Connection| own.opening(connection).is_some_and(|packet| !passes(&packet));
+    walk_by(kernel, families, &mut |connections| Ok(connections.iter().map(denied).collect()))
+}
+
+/// A walk that is told which connections end.
+///
+/// # Errors
+/// As [`walk`], and those of `denied`.
+pub fn walk_by(
+    kernel: &mut dyn Kernel,
+    families: &[Family],
+    denied: &mut Denied<'_>,
+) -> io::Result<(Cut, Tally)> {
     let start = Instant::now();
-    let own = kernel.own_addresses()?;
-    let is_own = |addr: IpAddr| addr.is_loopback() || own.contains(&addr);
-    let tally = kernel.cut(families, &mut |connection| {
-        !is_own(connection.source) && !is_own(connection.destination) && !passes(&opening(connection))
-    })?;
+    let tally = kernel.cut(families, denied)?;
     Ok((Cut { connections: tally.cut, of: tally.seen, took: start.elapsed() }, tally))
+}
+
+/// The addresses of the node.
+#[derive(Debug)]
+pub struct Own(BTreeSet<IpAddr>);
+
+impl Own {
+    /// As the kernel has them now.
+    ///
+    /// # Errors
+    /// If it does not say.
+    pub fn of(kernel: &mut dyn Kernel) -> io::Result<Own> {
+        Ok(Own(kernel.own_addresses()?))
+    }
+
+    /// The packet that opened a connection; `None` if the connection is one of the node itself, which no rule is about.
+    pub fn opening(&self, connection: &Connection) -> Option<Packet> {
+        let own = |addr: IpAddr| addr.is_loopback() || self.0.contains(&addr);
+        let Connection { source, destination, protocol, port } = *connection;
+        (!own(source) && !own(destination)).then(|| Packet::opening(source, destination, protocol, port))
+    }
 }
 
 /// Why a walk was none.
@@ -111,10 +148,4 @@ fn shortcomings(tally: &Tally) -> Vec<String> {
         );
     }
     notes
-}
-
-/// The packet that opened a connection.
-fn opening(connection: &Connection) -> Packet {
-    let Connection { source, destination, protocol, port } = *connection;
-    Packet::opening(source, destination, protocol, port)
 }

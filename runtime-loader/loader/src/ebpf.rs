@@ -13,24 +13,21 @@
 pub mod bpffs;
 mod generation;
 mod hook;
+pub(crate) mod judging;
 mod named;
 mod sys;
 mod track;
 
 use crate::Error;
-use crate::cut::{Cut, Established, unreadable, walk};
+use crate::cut::Established;
 use crate::dataplane::{Dataplane, Goal, InForce, Outcome};
 use crate::kernel::Kernel;
 use crate::routes::PodInterfaces;
 use generation::{Generation, Meta, Wanted};
 use hook::Hook;
 use netpolc_bundle::bpf::Field;
-use netpolc_bundle::bpf::Pair;
 use netpolc_bundle::bpf::contents::{Contents, Pod};
 use netpolc_bundle::bpf::layout::SHARED;
-use netpolc_bundle::bpf::run::Tables;
-use netpolc_bundle::nft::Family;
-use netpolc_bundle::nft::run::Packet;
 use netpolc_bundle::rebind::Unlike;
 use netpolc_bundle::{Artifact, Backend, LocalPod, Version};
 use nix::net::if_::if_nametoindex;
@@ -339,46 +336,6 @@ pub(crate) fn rebind(
     live.set_interfaces(&interfaces_of(pods, behind, contents))?;
     live.set_pods(contents, changed, true)?;
     live.rename(Meta { version: to, contents: digest, established: live.meta.established })
-}
-
-/// Ends the connections that a version would not let begin, and has the other established ones pass without a look from then
-/// on. Nothing is done if another version is in force, if that was done, or if connections were to live on.
-///
-/// # Errors
-/// If it cannot be done. Every packet is judged all the same, as before.
-pub(crate) fn stop_judging(
-    kernel: &mut dyn Kernel,
-    pair: &Pair,
-    version: Version,
-) -> Result<Option<Cut>, Error> {
-    let still = |why: String| {
-        Error::Incomplete(format!("packets of established connections are judged one by one: {why}"))
-    };
-    let Some(dir) = bpffs::find()?.filter(|dir| dir.exists()) else { return Ok(None) };
-    let Observed { hook: Some(hook), live: Some(mut live), settled: false, .. } = observe(&dir) else {
-        return Ok(None);
-    };
-    if (live.meta.version, live.meta.established) != (version, Established::Cut) {
-        return Ok(None);
-    }
-    // What an earlier version let begin is in the table then.
-    sys::wait_for_packets()
-        .map_err(|error| still(format!("the kernel does not say when packets are through: {error}")))?;
-    let tables = std::cell::OnceCell::new();
-    let passes = |packet: &Packet| {
-        let tables = tables.get_or_init(|| Tables::of(pair.cut.contents.entries()));
-        tables.passes(packet.src, packet.dst, packet.protocol, packet.dport)
-    };
-    let walked = walk(kernel, &[Family::Ip, Family::Ip6], &passes);
-    let (cut, tally) = walked.map_err(|error| still(unreadable(&error)))?;
-    if let Some(failure) = tally.failure {
-        return Err(still(format!("the kernel does not delete {} that are denied: {failure}", tally.failed)));
-    }
-    if tally.incomplete {
-        return Err(still("the kernel's table of connections changed while it was read".to_owned()));
-    }
-    hook.switch(live.prepare_settled(&pair.keep)?)?;
-    Ok(Some(cut))
 }
 
 /// What the loader was told becomes of connections, as the programs are called.

@@ -5,7 +5,7 @@
 
 use crate::Error;
 use crate::bridges::{self, Passed};
-use crate::conntrack::{self, Connection, Tally};
+use crate::conntrack::{self, Denied, Tally};
 use crate::lock::Lock;
 use crate::routes::{self, Routes};
 use crate::tables;
@@ -126,8 +126,8 @@ pub trait Kernel {
     /// Shows the connections of some families and ends those for which `denied` says so.
     ///
     /// # Errors
-    /// If they cannot be read or ended.
-    fn cut(&mut self, families: &[Family], denied: &mut dyn FnMut(&Connection) -> bool) -> io::Result<Tally>;
+    /// If they cannot be read or ended, and those of `denied`.
+    fn cut(&mut self, families: &[Family], denied: &mut Denied<'_>) -> io::Result<Tally>;
 }
 
 /// The kernel of the network namespace that this process lives in, through nft and other programs.
@@ -411,7 +411,7 @@ impl Kernel for System {
         Ok(getifaddrs()?.filter_map(|interface| interface.address.as_ref().and_then(addr)).collect())
     }
 
-    fn cut(&mut self, families: &[Family], denied: &mut dyn FnMut(&Connection) -> bool) -> io::Result<Tally> {
+    fn cut(&mut self, families: &[Family], denied: &mut Denied<'_>) -> io::Result<Tally> {
         conntrack::cut(families, denied)
     }
 }

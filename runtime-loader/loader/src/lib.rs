@@ -19,6 +19,7 @@ pub mod ebpf;
 mod error;
 pub mod generation;
 pub mod iptables;
+pub mod judge;
 pub mod kernel;
 pub mod live;
 pub mod lock;

@@ -2,25 +2,24 @@
 //! bundle can be brought into force by what it changes.
 
 use crate::batch::{Batch, Committed};
-use crate::cut;
+use crate::ebpf::judging;
+use crate::judge::Judge;
 use crate::kernel::Kernel;
 use crate::nftables::filled::Behind;
 use crate::nftables::{delta, refuse};
 use crate::routes::{self, PodInterfaces};
 use crate::{Error, ebpf};
-use netpolc_bundle::nft::run::{self, Bases};
-use netpolc_bundle::nft::{Family, Ruleset, TABLE, marker};
+use netpolc_bundle::nft::{Ruleset, TABLE, marker};
 use netpolc_bundle::rebind::{Rebind, Unlike, rebind_contents};
 use netpolc_bundle::{Artifact, Backend, Bindings, Bundle, ReadBack, Version, bpf, nft};
-use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::sync::Arc;
 
 /// An artifact in force. Those of iptables cannot be changed so: their rules are a tree over addresses.
 #[derive(Debug, Clone)]
 pub struct Live {
     artifact: Artifact,
     version: Version,
-    read: ReadBack,
+    read: Arc<ReadBack>,
     /// Under nftables: what is in our tables beside it, that no packet meets.
     left: Ruleset,
     /// The interfaces of pods that were last put into the set of them.
@@ -52,7 +51,7 @@ impl Live {
             Backend::Nftables => (Artifact::Nftables, ReadBack { nftables: read.nftables, ..none }),
             Backend::Iptables => return None,
         };
-        let left = Ruleset::default();
+        let (read, left) = (Arc::new(read), Ruleset::default());
         Some(Live { artifact, version, read, left, interfaces: Behind::new() })
     }
 
@@ -88,14 +87,15 @@ impl Live {
         let (behind, _) = routes::pod_interfaces(pods, &kernel.routes()?);
         let missing = || Unlike("it was not read back".to_owned());
         let mut next = self.clone();
+        let read = Arc::make_mut(&mut next.read);
         let mut committed = None;
         match self.artifact {
             Artifact::Ebpf => {
-                let pair = next.read.ebpf.as_mut().ok_or_else(missing)?;
+                let pair = read.ebpf.as_mut().ok_or_else(missing)?;
                 next.version = rebind_ebpf(pair, change, pods, &behind)?;
             }
             Artifact::Nftables => {
-                let rules = next.read.nftables.as_mut().ok_or_else(missing)?;
+                let rules = read.nftables.as_mut().ok_or_else(missing)?;
                 let (version, done) = rebind_nftables(rules, change, &behind, &mut next.interfaces)?;
                 (next.version, committed) = (version, Some(done));
             }
@@ -137,40 +137,41 @@ impl Live {
                 Err(_) => return Ok(None),
             },
         };
-        let read = ReadBack { nftables: Some(goal.clone()), ..ReadBack::default() };
+        let read = Arc::new(ReadBack { nftables: Some(goal.clone()), ..ReadBack::default() });
         let left = delta::left(&there, goal);
         let artifact = Artifact::Nftables;
         let live = Live { artifact, version, read, left, interfaces: interfaces.behind.clone() };
         Ok(Some(Switched { live, interfaces, notes, committed }))
     }
 
-    /// Ends the connections that the rules in force would not let begin; if addresses are given, theirs alone.
-    pub fn cut(
-        &self,
-        kernel: &mut dyn Kernel,
-        of: Option<&BTreeSet<IpAddr>>,
-        notes: &mut Vec<String>,
-    ) -> Option<cut::Cut> {
-        // Under eBPF there is no hurry: [`Live::stop_judging`].
-        let rules = self.read.nftables.as_ref()?;
-        let families: Vec<Family> = rules.tables.keys().copied().collect();
-        let bases = std::cell::OnceCell::new();
-        let passes = |packet: &run::Packet| {
-            let touched = of.is_none_or(|of| of.contains(&packet.src) || of.contains(&packet.dst));
-            !touched || run::passes(rules, bases.get_or_init(|| Bases::of(rules)), packet)
-        };
-        cut::cut(kernel, &families, &passes, notes)
+    /// Judges the packets that open connections.
+    pub fn judge(&self) -> Option<Judge> {
+        match self.artifact {
+            Artifact::Ebpf => {
+                let pair = self.read.ebpf.as_ref()?;
+                Some(Judge::ebpf(self.version, &pair.cut.contents))
+            }
+            _ => Judge::nftables(self.version, &self.read),
+        }
     }
 
-    /// Under eBPF: ends the connections that the version in force would not let begin, after which the others need not be
-    /// judged. It is done at most once for each version.
+    /// Whether every packet is judged under eBPF, and no longer is once connections were ended.
+    ///
+    /// # Errors
+    /// If it cannot be seen.
+    pub fn is_judging(&self) -> Result<bool, Error> {
+        if self.read.ebpf.is_some() { judging::is_judging(self.version) } else { Ok(false) }
+    }
+
+    /// Under eBPF, after connections were ended that this would not let begin: the others need not be judged. `false` if
+    /// another version is in force.
     ///
     /// # Errors
     /// If it cannot be done; then every packet is judged, as before.
-    pub fn stop_judging(&self, kernel: &mut dyn Kernel) -> Result<Option<cut::Cut>, Error> {
-        let Some(pair) = &self.read.ebpf else { return Ok(None) };
+    pub fn let_pass(&self, kernel: &mut dyn Kernel) -> Result<bool, Error> {
+        let Some(pair) = &self.read.ebpf else { return Ok(false) };
         kernel.lock()?;
-        ebpf::stop_judging(kernel, pair, self.version)
+        judging::let_pass(pair, self.version)
     }
 }
 

@@ -1,19 +1,18 @@
 //! What the daemon needs of whatever enforces a bundle.
 
 use super::audit::audited;
-use super::log::{Level, log};
 use crate::apply::{self, Choice, Outcome, Report};
 use crate::batch::Committed;
-use crate::conntrack::Connection;
-use crate::cut::{Cut, Established};
+use crate::cut::Established;
 use crate::iptables::known::{self, Known};
 use crate::iptables::variant::Tools;
+use crate::judge::Judge;
 use crate::kernel::{Kernel as _, System};
 use crate::live::{Live, Switched};
 use crate::routes::Routes;
 use crate::status::{self, Status};
 use crate::{Error, bridges, dataplane, generation};
-use netpolc_bundle::nft::Family;
+use netpolc_bundle::nft::run::Packet;
 use netpolc_bundle::rebind::{Rebind, Unlike};
 use netpolc_bundle::{Backend, Bindings, Bundle, POLICIES, PROVENANCE, ReadBack, Version};
 use std::collections::BTreeSet;
@@ -27,7 +26,7 @@ pub trait Enforcer: Send {
     /// If it is not sound.
     fn form(&self, bundle: &Bundle, audit: bool) -> Result<Bundle, Error>;
 
-    /// As [`apply::apply_bundle`], but to end connections may be left for [`Enforcer::settle`], and to read back what the
+    /// As [`apply::apply_bundle`], but to end connections may be [left](Enforcer::take_uncut), and to read back what the
     /// kernel has for [`Enforcer::look`].
     ///
     /// # Errors
@@ -42,7 +41,7 @@ pub trait Enforcer: Send {
     fn look(&mut self, form: &Bundle, established: Established) -> Result<Report, Error>;
 
     /// Lets addresses come and go in what is in force. `pods` are those of the node as they are then. To end connections of
-    /// these addresses is left for [`Enforcer::settle`].
+    /// these addresses is [left](Enforcer::take_uncut).
     ///
     /// # Errors
     /// If another version is in force, or if that takes a new bundle; then what was in force still is, or comes back at the
@@ -54,19 +53,28 @@ pub trait Enforcer: Send {
         established: Established,
     ) -> Result<Version, Error>;
 
-    /// What [`Enforcer::settle`] would wait for; it does not wait for what was taken.
-    fn unsettled(&mut self) -> Option<Committed>;
+    /// Whether there may be connections to end that nobody has [taken](Enforcer::take_uncut).
+    fn has_uncut(&self) -> bool;
 
-    /// Does what was left to do when rules came into force, and nobody has to wait for: ends connections that they would
-    /// not let begin.
-    fn settle(&mut self) -> Option<Cut>;
+    /// Connections that may be there and which what is in force would not let begin. To end them is left to the caller.
+    fn take_uncut(&mut self) -> Option<Uncut>;
 
-    /// Does what was left to do and can wait until nothing has come for a while: under eBPF, where every packet is judged until
-    /// it was done, it ends connections that what is in force would not let begin. `None` if there was nothing to do.
+    /// Judges by what is in force, if that is known; `last` is one that was given before, and is given again if it is still
+    /// right.
+    fn judge(&mut self, last: Option<Judge>) -> Option<Judge>;
+
+    /// Whether what is in force judges every packet until connections were ended that it would not let begin: under eBPF, where
+    /// that can wait until nothing has come for a while.
+    ///
+    /// # Errors
+    /// If it cannot be seen.
+    fn is_judging(&mut self) -> Result<bool, Error>;
+
+    /// That is over: they were ended. `false` if another version has come into force behind our back.
     ///
     /// # Errors
     /// If it cannot be done; what is in force stays.
-    fn stop_judging(&mut self) -> Result<Option<Cut>, Error>;
+    fn let_pass(&mut self) -> Result<bool, Error>;
 
     /// What passes by the rules, whatever they say.
     fn bypassed(&mut self) -> Vec<String>;
@@ -76,12 +84,6 @@ pub trait Enforcer: Send {
     /// # Errors
     /// If nothing that was changed so is in force, or if we have a bug.
     fn bundle(&self, before: &Bundle, pods: &Bindings) -> Result<Bundle, Error>;
-
-    /// Ends the connections of addresses that no pod has any more, so that the next pod with one of them takes up none.
-    ///
-    /// # Errors
-    /// If the kernel's table of connections cannot be read.
-    fn end_connections(&mut self, of: &[IpAddr]) -> Result<(), Error>;
 
     /// What is in force.
     ///
@@ -136,12 +138,19 @@ pub struct ThisKernel {
 
 /// Connections that may be there which the rules in force would not let begin.
 #[derive(Debug)]
-struct Uncut {
+pub struct Uncut {
     /// The last transaction after which there may be some. Packets that the rules before it let pass are through, and their
     /// connections in the kernel's table, when it is settled.
-    after: Option<Committed>,
+    pub after: Option<Committed>,
     /// Whose; `None` is everybody's.
-    of: Option<BTreeSet<IpAddr>>,
+    pub of: Option<BTreeSet<IpAddr>>,
+}
+
+impl Uncut {
+    /// Whether a packet that opens such a connection may be judged otherwise than before.
+    pub fn touches(&self, packet: &Packet) -> bool {
+        self.of.as_ref().is_none_or(|of| of.contains(&packet.src) || of.contains(&packet.dst))
+    }
 }
 
 impl ThisKernel {
@@ -291,34 +300,37 @@ impl Enforcer for ThisKernel {
         let nothing = || Error::Unlike(Unlike("nothing is in force in which they could".to_owned()));
         let live = self.live.as_ref().ok_or_else(nothing)?;
         let (live, committed) = live.rebind(&mut System::new(), change, pods)?;
-        if established == Established::Cut {
+        // Under eBPF every packet is judged from now on, and there is no hurry.
+        if established == Established::Cut && committed.is_some() {
             let new = change.like.iter().map(|(addr, _)| *addr);
             self.cut_later(committed, Some(change.gone.iter().copied().chain(new).collect()));
         }
         Ok(self.live.insert(live).version())
     }
 
-    fn unsettled(&mut self) -> Option<Committed> {
-        self.uncut.as_mut()?.after.take()
+    fn has_uncut(&self) -> bool {
+        self.uncut.is_some()
     }
 
-    fn settle(&mut self) -> Option<Cut> {
-        let Uncut { after, of } = self.uncut.take()?;
-        if let Some(after) = after {
-            after.settle();
-        }
-        let mut notes = Vec::new();
-        let cut = match (&self.live, &self.known) {
-            (Some(live), _) => live.cut(&mut System::new(), of.as_ref(), &mut notes),
-            (None, Some(known)) => known.cut(&mut System::new(), &mut notes),
+    fn take_uncut(&mut self) -> Option<Uncut> {
+        self.uncut.take()
+    }
+
+    fn judge(&mut self, last: Option<Judge>) -> Option<Judge> {
+        let of_version = |version| last.filter(|judge| judge.version() == version);
+        match (&self.live, &self.known) {
+            (Some(live), _) => of_version(live.version()).or_else(|| live.judge()),
+            (None, Some(known)) => of_version(known.version()).or_else(|| Some(known.judge())),
             (None, None) => None,
-        };
-        notes.iter().for_each(|note| log(Level::Warn, "cut", &[("note", note)]));
-        cut
+        }
     }
 
-    fn stop_judging(&mut self) -> Result<Option<Cut>, Error> {
-        self.live.as_ref().map_or(Ok(None), |live| live.stop_judging(&mut System::new()))
+    fn is_judging(&mut self) -> Result<bool, Error> {
+        self.live.as_ref().map_or(Ok(false), Live::is_judging)
+    }
+
+    fn let_pass(&mut self) -> Result<bool, Error> {
+        self.live.as_ref().map_or(Ok(false), |live| live.let_pass(&mut System::new()))
     }
 
     fn bypassed(&mut self) -> Vec<String> {
@@ -328,12 +340,6 @@ impl Enforcer for ThisKernel {
     fn bundle(&self, before: &Bundle, pods: &Bindings) -> Result<Bundle, Error> {
         let nothing = || Error::Incomplete("it is not known what is in force".to_owned());
         self.live.as_ref().ok_or_else(nothing)?.bundle(before, pods)
-    }
-
-    fn end_connections(&mut self, of: &[IpAddr]) -> Result<(), Error> {
-        let mut theirs = |c: &Connection| of.contains(&c.source) || of.contains(&c.destination);
-        let done = System::new().cut(&[Family::Ip, Family::Ip6], &mut theirs);
-        done.map(|_| ()).map_err(|error| Error::io("the table of connections", error))
     }
 
     fn status(&mut self) -> Result<Status, Error> {

@@ -4,8 +4,8 @@
 //! are. It ends when it is told to, and leaves the rules in force; so it does when it is killed. What a successor needs
 //! to go on is in the kernel, and on disk ([`store`]).
 //!
-//! Threads: the main one waits, looks and writes down; one accepts connections, each of which has a thread; one serves
-//! the metrics. What they share is behind one lock ([`state`]).
+//! Threads: the main one waits, looks and writes down; one accepts connections, each of which has a thread; one ends
+//! connections that rules would not let begin; one serves the metrics. What they share is behind one lock ([`state`]).
 
 pub mod ask;
 pub mod audit;
@@ -103,6 +103,8 @@ pub fn run(options: Options, established: Established, enforcer: Box<dyn Enforce
         let (state, most) = (state.clone(), options.interval * 3 + Duration::from_secs(60));
         spawn("metrics", move || metrics::serve(&metrics, &state, most))?;
     }
+    let shared = state.clone();
+    spawn("settle", move || shared.settle_forever())?;
     let shared = state.clone();
     spawn("accept", move || serve::serve(&listener, &shared))?;
     watch(&mut wake, &state, options.interval);

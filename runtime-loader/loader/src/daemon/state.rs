@@ -1,6 +1,7 @@
 //! What the daemon knows, and what it does about it. One operation at a time.
 
 mod inner;
+mod settle;
 
 use super::enforcer::Enforcer;
 use super::faults::{Faults, Part};
@@ -15,7 +16,8 @@ use inner::{Held, Inner, Since, said};
 use netpolc_bundle::rebind::{Rebind, Unlike};
 use netpolc_bundle::wire::Network;
 use netpolc_bundle::{Bundle, Version};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 /// How old the status may be that the metrics are made from.
@@ -50,6 +52,8 @@ pub struct Manner {
 /// The daemon's state, shared by its threads.
 pub struct State {
     inner: Mutex<Inner>,
+    /// Told when connections may have to end.
+    unsettled: Condvar,
     manner: Manner,
     store: Store,
 }
@@ -75,7 +79,8 @@ impl State {
             enforcer,
             node,
             held: None,
-            gone: Vec::new(),
+            gone: BTreeSet::new(),
+            ending: BTreeSet::new(),
             network: None,
             network_unsaved: false,
             stamp: None,
@@ -88,7 +93,7 @@ impl State {
             faults: Faults::default(),
             closing: None,
         };
-        State { inner: Mutex::new(inner), manner, store }
+        State { inner: Mutex::new(inner), unsettled: Condvar::new(), manner, store }
     }
 
     /// A thread that panicked has left nothing half done that the next look would not find.
@@ -223,17 +228,6 @@ impl State {
         Ok(version)
     }
 
-    /// Does what may follow the answer that a bundle is in force, or that addresses have come and gone.
-    pub fn settle(&self) {
-        // No lock is held while the kernel takes its time. During the walk one is: rules that came meanwhile might let
-        // begin what the walk ends.
-        let unsettled = self.lock().enforcer.unsettled();
-        if let Some(committed) = unsettled {
-            committed.settle();
-        }
-        self.lock().settle();
-    }
-
     /// Makes the node's network as the agent read it.
     ///
     /// # Errors
@@ -263,10 +257,11 @@ impl State {
     /// Looks whether all is as it should be, and mends what is not.
     pub fn look(&self) {
         let mut inner = self.lock();
-        inner.settle();
         inner.looked = Instant::now();
         inner.look_at_rules(self.manner.established);
-        inner.stop_judging();
+        drop(inner);
+        self.stop_judging();
+        let mut inner = self.lock();
         inner.look_beside_the_rules();
         inner.look_at_node();
         inner.say_closing(self.manner.audit);
@@ -276,7 +271,6 @@ impl State {
     pub fn confirm(&self) {
         let mut inner = self.lock();
         if inner.unconfirmed {
-            inner.settle();
             inner.look_at_rules(self.manner.established);
         }
     }

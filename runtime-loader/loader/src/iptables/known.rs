@@ -7,21 +7,22 @@
 use super::observe::{Observed, Scan};
 use super::plan::{self, Wanted};
 use super::variant::{Scope, Tools, Views, has_ipv6};
-use super::{cut_denied, passed, restore};
+use super::{passed, restore};
 use crate::Error;
-use crate::cut::Cut;
+use crate::judge::Judge;
 use crate::kernel::Kernel;
 use crate::routes::{self, PodInterfaces};
 use netpolc_bundle::ipt::{Family, PODIF, Ruleset, Set, Table};
 use netpolc_bundle::{Artifact, Bundle, ReadBack, Version};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// What is in force.
 #[derive(Debug)]
 pub struct Known {
     artifact: Artifact,
     version: Version,
-    ruleset: Ruleset,
+    ruleset: Arc<Ruleset>,
     /// The rules as they were loaded, to be put back.
     texts: BTreeMap<Family, String>,
     /// The sets that are there, those too that no rule asks any more.
@@ -52,7 +53,7 @@ impl Known {
         Some(Known {
             artifact,
             version,
-            ruleset: ruleset.clone(),
+            ruleset: Arc::new(ruleset.clone()),
             texts: [(Family::V4, texts.v4.to_owned()), (Family::V6, texts.v6.to_owned())].into(),
             sets: ruleset.sets.clone(),
             interfaces: plan::interfaces(interfaces),
@@ -153,9 +154,9 @@ impl Known {
         }
     }
 
-    /// Ends the connections that the rules in force would not let begin.
-    pub fn cut(&self, kernel: &mut dyn Kernel, notes: &mut Vec<String>) -> Option<Cut> {
-        cut_denied(kernel, &self.ruleset, notes)
+    /// Judges the packets that open connections.
+    pub fn judge(&self) -> Judge {
+        Judge::iptables(self.version, &self.ruleset)
     }
 }
 

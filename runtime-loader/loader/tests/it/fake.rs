@@ -3,7 +3,7 @@
 use crate::common::{a, b, bundle, marked};
 use netpol_loader::Error;
 use netpol_loader::apply::{Outcome, Report};
-use netpol_loader::conntrack::{Connection, Tally};
+use netpol_loader::conntrack::{Connection, Denied, Tally};
 use netpol_loader::cut::Established;
 use netpol_loader::kernel::Kernel;
 use netpol_loader::routes::Routes;
@@ -83,11 +83,13 @@ impl Kernel for Fake {
         Ok(BTreeSet::from([NODE.into()]))
     }
 
-    fn cut(&mut self, _: &[Family], denied: &mut dyn FnMut(&Connection) -> bool) -> io::Result<Tally> {
+    fn cut(&mut self, _: &[Family], denied: &mut Denied<'_>) -> io::Result<Tally> {
         if self.connections.is_empty() {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
-        self.cut = self.connections.iter().copied().filter(denied).collect();
+        let verdicts = denied(&self.connections)?;
+        let denied = self.connections.iter().zip(verdicts).filter(|(_, denied)| *denied);
+        self.cut = denied.map(|(connection, _)| *connection).collect();
         Ok(Tally { seen: self.connections.len() as u64, cut: self.cut.len() as u64, ..Tally::default() })
     }
 }

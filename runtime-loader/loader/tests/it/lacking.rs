@@ -1,7 +1,7 @@
 //! The kernel, as it would be if it lacked something.
 
 use netpol_loader::Error;
-use netpol_loader::conntrack::{Connection, Tally};
+use netpol_loader::conntrack::{Denied, Tally};
 use netpol_loader::kernel::{Kernel, Step, System};
 use netpol_loader::routes::Routes;
 use netpolc_bundle::nft::Family;
@@ -73,7 +73,7 @@ impl Kernel for Lacking {
         self.0.own_addresses()
     }
 
-    fn cut(&mut self, families: &[Family], denied: &mut dyn FnMut(&Connection) -> bool) -> io::Result<Tally> {
+    fn cut(&mut self, families: &[Family], denied: &mut Denied<'_>) -> io::Result<Tally> {
         match self.1 {
             Lack::Ctnetlink => Err(io::ErrorKind::Unsupported.into()),
             Lack::Ipv6 => self.0.cut(families, denied),

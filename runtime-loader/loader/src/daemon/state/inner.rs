@@ -1,9 +1,10 @@
 //! What is behind the lock of the daemon's state, and what is done with it.
 
-use super::Counters;
+use super::{Counters, settle};
 use crate::Error;
 use crate::apply::{Outcome, Report};
-use crate::cut::Established;
+use crate::conntrack::Tally;
+use crate::cut::{Cut, Established, unreadable};
 use crate::daemon::enforcer::{Enforcer, Stamp};
 use crate::daemon::faults::{Faults, Part};
 use crate::daemon::log::{Level, log};
@@ -11,7 +12,9 @@ use crate::node::{self, Closing, CniMode, Node};
 use crate::status::Status;
 use netpolc_bundle::wire::Network;
 use netpolc_bundle::{Bindings, Bundle};
+use std::collections::BTreeSet;
 use std::fmt::Display;
+use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -32,8 +35,10 @@ pub(super) struct Inner {
     pub(super) enforcer: Box<dyn Enforcer>,
     pub(super) node: Node,
     pub(super) held: Option<Held>,
-    /// Addresses without a pod whose connections are not ended yet.
-    pub(super) gone: Vec<IpAddr>,
+    /// Addresses that were closed and whose connections are to end.
+    pub(super) gone: BTreeSet<IpAddr>,
+    /// Those for which that is being done.
+    pub(super) ending: BTreeSet<IpAddr>,
     pub(super) network: Option<Network>,
     pub(super) network_unsaved: bool,
     /// When all was last found to be as it should be.
@@ -57,7 +62,7 @@ pub(super) enum Since {
     Nothing,
     /// A look.
     Look,
-    /// A second one, and what can wait until then.
+    /// A second one, and what can wait until then is done, or being done.
     SecondLook,
 }
 
@@ -68,35 +73,33 @@ impl Inner {
         self.enforcer.apply(&held.form, established)
     }
 
-    /// Ends connections that rules which came into force would not let begin.
-    pub(super) fn settle(&mut self) {
-        let Some(cut) = self.enforcer.settle() else { return };
-        self.counters.connections_cut += cut.connections;
-        if cut.connections > 0 {
-            log(Level::Info, "cut", &[("report", &cut)]);
-        }
+    /// Whether there are connections to end.
+    pub(super) fn is_unsettled(&self) -> bool {
+        self.enforcer.has_uncut() || !self.gone.is_empty()
     }
 
-    /// Does what can wait until nothing has come into force between two looks: established connections need not be judged any
-    /// more. It is tried once.
-    pub(super) fn stop_judging(&mut self) {
-        match self.since {
-            Since::Nothing => self.since = Since::Look,
-            Since::SecondLook => {}
-            Since::Look => {
-                self.since = Since::SecondLook;
-                match self.enforcer.stop_judging() {
-                    Ok(cut) => {
-                        self.faults.mended(Part::Connections);
-                        self.counters.connections_cut += cut.map_or(0, |cut| cut.connections);
-                        if let Some(cut) = cut {
-                            log(Level::Info, "settled", &[("report", &cut)]);
-                        }
-                    }
-                    Err(error) => self.faults.fault(Part::Connections, &error),
-                }
+    /// Begins to end the connections of addresses that are gone, if there are any.
+    pub(super) fn take_gone(&mut self) -> bool {
+        self.ending = std::mem::take(&mut self.gone);
+        !self.ending.is_empty()
+    }
+
+    /// A walk was to end them.
+    ///
+    /// # Errors
+    /// If it has not; then they are to be ended still.
+    pub(super) fn gone_ended(&mut self, walked: &io::Result<(Cut, Tally)>) -> Result<(), String> {
+        let ending = std::mem::take(&mut self.ending);
+        let why = match walked {
+            Err(error) => unreadable(error),
+            Ok((_, Tally { failure: Some(failure), .. })) => {
+                format!("the kernel does not delete them: {failure}")
             }
-        }
+            Ok((_, Tally { incomplete: true, .. })) => "the table changed while it was read".to_owned(),
+            Ok(_) => return Ok(()),
+        };
+        self.gone.extend(ending);
+        Err(format!("connections of addresses that no pod has any more live on: {why}"))
     }
 
     /// Has the bundle say what is in force after addresses have come and gone.
@@ -113,13 +116,16 @@ impl Inner {
         let Some(held) = self.held.as_ref().filter(|_| !audit && self.node.mode() != CniMode::None) else {
             return Ok(());
         };
-        let pods = held.pods.pods.iter();
-        self.gone.extend(self.node.open(pods.flat_map(|pod| &pod.addresses).copied().collect())?);
-        if !self.gone.is_empty() {
-            // If that fails, the next try begins with them.
-            self.enforcer.end_connections(&self.gone)?;
-            self.gone.clear();
+        let known: BTreeSet<IpAddr> = held.pods.pods.iter().flat_map(|pod| &pod.addresses).copied().collect();
+        // The next pod with an address takes up no connection of the last one.
+        let again: BTreeSet<IpAddr> =
+            self.gone.union(&self.ending).filter(|a| known.contains(a)).copied().collect();
+        if !again.is_empty() {
+            settle::end_connections(&again)?;
+            self.gone.retain(|addr| !again.contains(addr));
+            self.ending.retain(|addr| !again.contains(addr));
         }
+        self.gone.extend(self.node.open(known)?);
         Ok(())
     }
 
