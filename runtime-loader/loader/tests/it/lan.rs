@@ -7,7 +7,7 @@ use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::Write as _;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -31,6 +31,21 @@ pub(crate) fn inside<T: Send>(netns: &Netns, work: impl FnOnce() -> T + Send) ->
         });
         thread.join().unwrap()
     })
+}
+
+/// Fills the node's table of connections with some of its own, so that a walk over it takes a while.
+pub(crate) fn crowd(node: &Netns, connections: u16) {
+    inside(node, || {
+        for host in 1..=10 {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            for port in 0..connections / 10 {
+                // Nobody listens there.
+                let _ = socket.send_to(b"x", (Ipv4Addr::new(127, 0, 1, host), 20_000 + port));
+            }
+        }
+    });
+    let count = node.sh("cat /proc/sys/net/netfilter/nf_conntrack_count");
+    assert!(count.trim().parse::<u16>().unwrap() >= connections / 2, "{count}");
 }
 
 /// Whom a server in `to` saw when `from` connected; `None` if it could not.

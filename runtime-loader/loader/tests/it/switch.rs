@@ -4,7 +4,7 @@ use crate::audit::{SHORT, World, applied, connection, lives, status};
 use crate::cluster::{self, BLOCKS};
 use crate::common::Netns;
 use crate::daemon::{Daemon, wait};
-use crate::lan::{inside, meet, meets};
+use crate::lan::{crowd, inside, meet, meets};
 use netpol_loader::nftables::compare::{differences, same_comments};
 use netpol_loader::nftables::observe::{Observed, observe};
 use netpol_loader::nftables::{delta, plan};
@@ -14,6 +14,7 @@ use netpolc_testkit::generate::{Options, generate};
 use netpolc_testkit::pipeline::{compile, model};
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 /// The scripts of all nodes of generated clusters.
 fn scripts(seeds: u64) -> Vec<String> {
@@ -162,6 +163,32 @@ pub(crate) fn only_the_denied_ends(world: &World, daemon: &Daemon, bundles: &[Bu
     applied(daemon, &bundles[1]);
     wait("it is cut", || daemon.log().contains("cut 1 of "));
     assert_eq!([lives(&mut denied), lives(&mut allowed)], [false, true], "{}", daemon.log());
+}
+
+/// While a walk for one bundle lasts, the next one lets a connection begin: the walk must not end it.
+#[test]
+fn a_walk_judges_by_what_is_in_force() {
+    let world = World::new(Netns::new());
+    let bundles = bundles(Backend::Nftables);
+    let daemon = Daemon::start(&world.node, &world.dir, &["--backend=nftables", "--interval=3600"]);
+    meet(&world.client, &world.server, "10.1.0.2");
+    applied(&daemon, &bundles[0]);
+    crowd(&world.node, 50_000);
+    // The last walk is over, and its rest.
+    let rest = || std::thread::sleep(Duration::from_millis(500));
+    for turn in 0..8 {
+        rest();
+        applied(&daemon, &bundles[1]);
+        // The walk begins when packets are through that met the rules before, which is some milliseconds from now.
+        std::thread::sleep(Duration::from_millis(5 * turn));
+        applied(&daemon, &bundles[0]);
+        let mut ends = connection(&world.client, &world.server, "10.1.0.2");
+        rest();
+        assert!(lives(&mut ends), "{}", daemon.log());
+    }
+    let mut ends = connection(&world.client, &world.server, "10.1.0.2");
+    applied(&daemon, &bundles[1]);
+    wait("it is cut", || !lives(&mut ends));
 }
 
 /// Where our table is gone, or something in it is not as it was left, the next bundle is applied as a whole, or the next
