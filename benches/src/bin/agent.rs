@@ -7,7 +7,9 @@ use netpolc_bench::statistics::quantile;
 use netpolc_bundle::wire::{self, FromAgent, FromLoader, Sandbox, ToAgent, ToLoader};
 use netpolc_standin::Standin;
 use serde_json::{Value, json};
+use std::fs;
 use std::io::{self, Write as _};
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -16,6 +18,12 @@ use std::time::{Duration, Instant};
 
 /// How long anything may take before the measurement is given up.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How many connections begin at one socket.
+const PORTS: usize = 10_000;
+
+/// Of this network namespace.
+const CONNTRACK: &str = "/proc/sys/net/netfilter/nf_conntrack";
 
 /// Runs an agent between a stand-in API server with a generated cluster and a loader, which does nothing unless it is given.
 #[derive(Debug, Parser)]
@@ -36,6 +44,9 @@ struct Args {
     /// How often each event is measured.
     #[arg(long, default_value_t = 50)]
     rounds: usize,
+    /// How many connections the kernel's table has meanwhile; with a loader.
+    #[arg(long, default_value_t = 0)]
+    connections: usize,
 }
 
 fn main() -> ExitCode {
@@ -88,6 +99,8 @@ fn run(args: &Args) -> io::Result<()> {
     next(&bundles)?;
     say(&format!("{}, {}: first bundle after {:.0} ms", args.set, args.backend, millis(started.elapsed())))?;
     memory(&agent, "after it")?;
+    // The loader's rules have the kernel keep a table of connections.
+    connect(args.connections)?;
 
     let policy = objects.iter().find(|o| o["spec"]["ingress"][0]["ports"][0]["port"].is_u64());
     let mut policy = policy.ok_or_else(|| io::Error::other("no policy with a port"))?.clone();
@@ -145,6 +158,24 @@ fn fill(api: &Standin, shape: netpolc_bench::cluster::Shape) -> io::Result<Vec<V
     }
     api.expire(false);
     Ok(all)
+}
+
+/// Fills this network namespace's table of connections with some that last as long as the measurement.
+fn connect(connections: usize) -> io::Result<()> {
+    if connections == 0 {
+        return Ok(());
+    }
+    fs::write(format!("{CONNTRACK}_udp_timeout"), "600")?;
+    for i in 0..connections.div_ceil(PORTS) {
+        let socket = UdpSocket::bind("127.0.0.1:0")?;
+        let [_, _, high, low] = (i as u32 + 1).to_be_bytes();
+        for port in 0..PORTS.min(connections - i * PORTS) {
+            // Nobody listens there.
+            let _ = socket.send_to(b"x", (Ipv4Addr::new(127, 1, high, low), 20_000 + port as u16));
+        }
+    }
+    let count = fs::read_to_string(format!("{CONNTRACK}_count"))?;
+    say(&format!("connections in the kernel's table: {}", count.trim()))
 }
 
 /// A real loader, which listens once this returns.
