@@ -59,6 +59,9 @@ pub trait Enforcer: Send {
     /// Connections that may be there and which what is in force would not let begin. To end them is left to the caller.
     fn take_uncut(&mut self) -> Option<Uncut>;
 
+    /// Leaves what was taken and could not be done.
+    fn leave(&mut self, uncut: Uncut);
+
     /// Judges by what is in force, if that is known; `last` is one that was given before, and is given again if it is still
     /// right.
     fn judge(&mut self, last: Option<Judge>) -> Option<Judge>;
@@ -147,6 +150,11 @@ pub struct Uncut {
 }
 
 impl Uncut {
+    fn and(self, later: Uncut) -> Uncut {
+        let of = self.of.zip(later.of).map(|(earlier, more)| &earlier | &more);
+        Uncut { after: later.after.or(self.after), of }
+    }
+
     /// Whether a packet that opens such a connection may be judged otherwise than before.
     pub fn touches(&self, packet: &Packet) -> bool {
         self.of.as_ref().is_none_or(|of| of.contains(&packet.src) || of.contains(&packet.dst))
@@ -240,11 +248,11 @@ impl ThisKernel {
     }
 
     fn cut_later(&mut self, after: Option<Committed>, of: Option<BTreeSet<IpAddr>>) {
-        let of = match self.uncut.take() {
-            None => of,
-            Some(earlier) => earlier.of.zip(of).map(|(earlier, more)| &earlier | &more),
-        };
-        self.uncut = Some(Uncut { after, of });
+        let later = Uncut { after, of };
+        self.uncut = Some(match self.uncut.take() {
+            Some(earlier) => earlier.and(later),
+            None => later,
+        });
     }
 }
 
@@ -314,6 +322,13 @@ impl Enforcer for ThisKernel {
 
     fn take_uncut(&mut self) -> Option<Uncut> {
         self.uncut.take()
+    }
+
+    fn leave(&mut self, uncut: Uncut) {
+        self.uncut = Some(match self.uncut.take() {
+            Some(later) => uncut.and(later),
+            None => uncut,
+        });
     }
 
     fn judge(&mut self, last: Option<Judge>) -> Option<Judge> {

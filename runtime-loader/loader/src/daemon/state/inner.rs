@@ -3,8 +3,7 @@
 use super::{Counters, settle};
 use crate::Error;
 use crate::apply::{Outcome, Report};
-use crate::conntrack::Tally;
-use crate::cut::{Cut, Established, unreadable};
+use crate::cut::Established;
 use crate::daemon::enforcer::{Enforcer, Stamp};
 use crate::daemon::faults::{Faults, Part};
 use crate::daemon::log::{Level, log};
@@ -14,7 +13,6 @@ use netpolc_bundle::wire::Network;
 use netpolc_bundle::{Bindings, Bundle};
 use std::collections::BTreeSet;
 use std::fmt::Display;
-use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -76,30 +74,6 @@ impl Inner {
     /// Whether there are connections to end.
     pub(super) fn is_unsettled(&self) -> bool {
         self.enforcer.has_uncut() || !self.gone.is_empty()
-    }
-
-    /// Begins to end the connections of addresses that are gone, if there are any.
-    pub(super) fn take_gone(&mut self) -> bool {
-        self.ending = std::mem::take(&mut self.gone);
-        !self.ending.is_empty()
-    }
-
-    /// A walk was to end them.
-    ///
-    /// # Errors
-    /// If it has not; then they are to be ended still.
-    pub(super) fn gone_ended(&mut self, walked: &io::Result<(Cut, Tally)>) -> Result<(), String> {
-        let ending = std::mem::take(&mut self.ending);
-        let why = match walked {
-            Err(error) => unreadable(error),
-            Ok((_, Tally { failure: Some(failure), .. })) => {
-                format!("the kernel does not delete them: {failure}")
-            }
-            Ok((_, Tally { incomplete: true, .. })) => "the table changed while it was read".to_owned(),
-            Ok(_) => return Ok(()),
-        };
-        self.gone.extend(ending);
-        Err(format!("connections of addresses that no pod has any more live on: {why}"))
     }
 
     /// Has the bundle say what is in force after addresses have come and gone.

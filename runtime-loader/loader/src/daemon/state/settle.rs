@@ -1,9 +1,9 @@
 //! What may follow the answer that something is in force: connections end that it would not let begin.
 //!
 //! That is a walk over the kernel's table of connections, which takes a second where there are a million. Nobody waits for it:
-//! the lock is taken for each hundred connections, to see what is in force then. An entry that was read before that and is
-//! denied by it is older, or was let begin by rules that are no longer in force, so it is to end whatever came meanwhile;
-//! and what came has a walk of its own. So is what came of this one never the work of rules that are gone.
+//! the lock is taken for each hundred connections, to see what is in force then. What was read before that and is denied by
+//! it began under other rules, and is to end whatever comes next; and what comes has a walk of its own
+//! (`docs/decisions/0020-walks-beside-the-rest.md`).
 
 use super::State;
 use super::inner::{Inner, Since};
@@ -39,10 +39,10 @@ impl State {
                 inner = self.unsettled.wait(inner).unwrap_or_else(PoisonError::into_inner);
             }
             let uncut = inner.enforcer.take_uncut();
-            let gone = inner.take_gone();
+            inner.ending = std::mem::take(&mut inner.gone);
             drop(inner);
             let begun = Instant::now();
-            let done = self.settle(uncut, gone);
+            let done = self.settle(uncut);
             std::thread::sleep(if done { begun.elapsed() * REST } else { RETRY });
         }
     }
@@ -52,26 +52,25 @@ impl State {
         self.unsettled.notify_one();
     }
 
-    /// Whether it could be done. `gone` says whether there are addresses whose connections are to end.
-    fn settle(&self, mut uncut: Option<Uncut>, gone: bool) -> bool {
+    /// Whether it could be done. What could not is left again.
+    fn settle(&self, mut uncut: Option<Uncut>) -> bool {
         if let Some(committed) = uncut.as_mut().and_then(|uncut| uncut.after.take()) {
             committed.settle();
         }
-        let walked = self.walk(uncut.as_ref(), &|_| true);
-        let done = walked.is_ok();
+        let mut notes = Vec::new();
+        let cut = said(self.walk(uncut.as_ref(), &|_| true), &mut notes);
         let mut inner = self.lock();
-        if gone {
-            match inner.gone_ended(&walked) {
-                Ok(()) => inner.faults.mended(Part::Connections),
-                Err(why) => inner.faults.fault(Part::Connections, &why),
+        let ending = std::mem::take(&mut inner.ending);
+        let done = notes.is_empty();
+        if done {
+            inner.faults.mended(Part::Connections);
+        } else {
+            inner.faults.fault(Part::Connections, &notes.join("; "));
+            inner.gone.extend(ending);
+            if let Some(uncut) = uncut {
+                inner.enforcer.leave(uncut);
             }
         }
-        let mut notes = Vec::new();
-        let cut = match uncut {
-            Some(_) => said(walked, &mut notes),
-            None => walked.ok().map(|(cut, _)| cut),
-        };
-        notes.iter().for_each(|note| log(Level::Warn, "cut", &[("note", note)]));
         if let Some(cut) = cut.filter(|cut| cut.connections > 0) {
             inner.counters.connections_cut += cut.connections;
             log(Level::Info, "cut", &[("report", &cut)]);
