@@ -3,7 +3,8 @@
 //! They need a bpf file system that outlives it too. Mostly that is `/sys/fs/bpf`. Where none is mounted, the loader mounts
 //! one at [`OWN`]. `ip netns exec` starts programs in a mount namespace of their own, with a `/sys` of its own, that ends
 //! with the program: what is mounted there would be gone. So the file system is looked for, and mounted, in the mount
-//! namespace of the loader's parent too.
+//! namespace of the loader's parent too. A service manager may give a service a namespace that ends with it, and that the
+//! service, with fewer capabilities, may not compare with its parent's: then nothing is mounted.
 //!
 //! Each network namespace has a directory of its own, named by its cookie, a number that no other namespace gets until the
 //! machine is started anew.
@@ -77,16 +78,21 @@ fn roots() -> Vec<PathBuf> {
     roots
 }
 
-/// Mounts a file system in the mount namespace of the parent, if it has another than this process, else here.
+/// Mounts a file system in the mount namespace of the parent, if it has another than this process, else here. Pins in one
+/// that ends with this process would take the rules with them.
 fn mount_own() -> io::Result<()> {
-    let parent = nix::unistd::getppid();
-    let theirs = PathBuf::from(format!("/proc/{parent}/ns/mnt"));
-    let same = match (fs::read_link(&theirs), fs::read_link("/proc/self/ns/mnt")) {
-        (Ok(theirs), Ok(ours)) => theirs == ours,
-        // It may not be looked at, so it cannot be entered either.
-        _ => true,
+    // Who is started from outside of its container has no parent there; who is the container's first process ends with it.
+    let parent = match nix::unistd::getppid().as_raw() {
+        0 => 1,
+        parent => parent,
     };
-    if same {
+    let theirs = PathBuf::from(format!("/proc/{parent}/ns/mnt"));
+    let unknown = |why: String| io::Error::other(format!("a mount might end with this process: {why}"));
+    if parent == nix::unistd::getpid().as_raw() {
+        return Err(unknown("it is the first one of its container".to_owned()));
+    }
+    let found = fs::read_link(&theirs).map_err(|error| unknown(format!("{}: {error}", theirs.display())))?;
+    if found == fs::read_link("/proc/self/ns/mnt")? {
         return mount_here();
     }
     let namespace = File::open(theirs)?;
