@@ -3,7 +3,7 @@
 //!
 //! The plugin `host-local` gives out what stands in the configuration itself, so it can be read there: what it gives out
 //! here no other node does, unless the cluster is broken. Of all other ways to give out addresses (a plugin's own, a DHCP
-//! server's) the configuration says nothing.
+//! server's) the configuration says nothing, but for flannel's plugin, which gives the node's own range to `host-local`.
 //!
 //! A range may still be more than the node's own, where a whole network stands for each node's part of it. So the Node
 //! objects are asked too, and what they contradict is not the node's own.
@@ -19,6 +19,10 @@ const MOST_RANGES: usize = 64;
 
 /// What stands for the node's own range in place of a subnet where Calico's plugin calls `host-local`.
 const POD_CIDR: [(&str, bool); 2] = [("usePodCidr", true), ("usePodCidrIPv6", false)];
+
+/// The plugin that has `host-local` give out what flannel leased for the node. Where flannel takes its leases from the Node
+/// objects (`--kube-subnet-mgr`, as its own manifest and k3s have it) that is the node's range.
+const FLANNEL: &str = "flannel";
 
 /// Addresses from the first to the last, of one family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,7 +99,17 @@ fn given(conf: &Map<String, Value>, pods: &[Cidr], unknown: &mut Vec<String>) ->
     let plugins: Vec<&Map<String, Value>> =
         listed.map_or_else(|| vec![conf], |list| list.iter().filter_map(Value::as_object).collect());
     for plugin in &plugins {
-        let Some(ipam) = field(plugin, "ipam").and_then(Value::as_object) else { continue };
+        let ipam = field(plugin, "ipam").and_then(Value::as_object);
+        if field(plugin, "type").and_then(Value::as_str) == Some(FLANNEL) && ipam.is_none_or(is_bare) {
+            ways += 1;
+            let own = whole(pods);
+            if own.is_empty() {
+                unknown.push("the Node object has no range for flannel".to_owned());
+            }
+            given.extend(own);
+            continue;
+        }
+        let Some(ipam) = ipam else { continue };
         match field(ipam, "type").and_then(Value::as_str) {
             Some("host-local") => {}
             Some(other) => {
@@ -145,8 +159,7 @@ fn entries(ipam: &Map<String, Value>) -> Vec<&Map<String, Value>> {
 fn range(entry: &Map<String, Value>, pods: &[Cidr]) -> Result<Vec<Given>, String> {
     let subnet = field(entry, "subnet").and_then(Value::as_str).ok_or("it has no subnet")?;
     if let Some((_, ipv4)) = POD_CIDR.iter().find(|(name, _)| *name == subnet) {
-        let own = pods.iter().filter(|range| range.is_ipv4() == *ipv4);
-        let own: Vec<Given> = own.map(|range| Given { first: range.addr(), last: range.last() }).collect();
+        let own = whole(pods.iter().filter(|range| range.is_ipv4() == *ipv4));
         return if own.is_empty() {
             Err(format!("the Node object has no range for {subnet}"))
         } else {
@@ -168,6 +181,15 @@ fn range(entry: &Map<String, Value>, pods: &[Cidr]) -> Result<Vec<Given>, String
         return Err(format!("it ends at {} before it begins at {}", given.last, given.first));
     }
     Ok(vec![given])
+}
+
+fn whole<'a>(ranges: impl IntoIterator<Item = &'a Cidr>) -> Vec<Given> {
+    ranges.into_iter().map(|range| Given { first: range.addr(), last: range.last() }).collect()
+}
+
+/// Whether `ipam` is `host-local` without ranges of its own, so that flannel's plugin puts its own there.
+fn is_bare(ipam: &Map<String, Value>) -> bool {
+    field(ipam, "type").is_none_or(|kind| kind == "host-local") && entries(ipam).is_empty()
 }
 
 /// A field as the plugins find it: whatever the case of its name, and the last of several.
@@ -235,6 +257,26 @@ mod tests {
         // A single plugin, without a list.
         let single = json!({ "type": "bridge", "ipam": { "type": "host-local", "subnet": "10.244.1.0/24" } });
         assert_eq!(shown(&own(single.as_object().unwrap(), &network())), ["10.244.1.0/24"]);
+    }
+
+    #[test]
+    fn flannel_gives_out_what_the_node_object_says() {
+        let delegating = |fields: Value| {
+            let mut plugin = json!({ "type": "flannel", "delegate": { "isDefaultGateway": true } });
+            plugin.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+            let conf = json!({ "plugins": [plugin, { "type": "portmap" }] });
+            conf.as_object().unwrap().clone()
+        };
+        for bare in [json!({}), json!({ "ipam": { "type": "host-local", "routes": [] } })] {
+            let own = own(&delegating(bare), &network());
+            assert_eq!((shown(&own), own.unknown.len()), (network().pod_ranges, 0), "{own:?}");
+        }
+        let without = own(&delegating(json!({})), &Network { pod_ranges: Vec::new(), ..network() });
+        assert_eq!((shown(&without), without.unknown.len()), (Vec::new(), 1));
+        let dhcp = own(&delegating(json!({ "ipam": { "type": "dhcp" } })), &network());
+        assert!(dhcp.ranges.is_empty() && dhcp.unknown[0].contains("dhcp"), "{dhcp:?}");
+        let set = json!({ "ipam": { "type": "host-local", "subnet": "10.244.1.0/25" } });
+        assert_eq!(shown(&own(&delegating(set), &network())), ["10.244.1.0/25"]);
     }
 
     #[test]
