@@ -212,3 +212,27 @@ fn the_cluster_is_the_courses() {
     assert_eq!(kind["networking"]["disableDefaultCNI"], true);
     assert_eq!(kind["networking"]["podSubnet"], "192.168.0.0/16");
 }
+
+/// The values of a directive of a unit.
+fn directives<'t>(unit: &'t str, name: &str) -> Vec<&'t str> {
+    unit.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('=')).collect()
+}
+
+/// As a service the loader needs `CHOWN` beside what it has in a pod, since its socket is for another group than its own.
+#[test]
+fn units_of_systemd_have_what_pods_have() {
+    let [loader, agent] = ["netpol-loader.service", "netpol-agent.service"].map(text);
+    let bounded = directives(&loader, "CapabilityBoundingSet")[0];
+    let wanted: Vec<String> =
+        CAPABILITIES.iter().chain(&["CHOWN"]).map(|name| format!("CAP_{name}")).collect();
+    assert_eq!(bounded.split(' ').collect::<Vec<_>>(), wanted);
+    assert_eq!(directives(&agent, "CapabilityBoundingSet"), [""]);
+    // systemd starts nothing for a user that it does not find, so the guide makes one.
+    let guide = fs::read_to_string(root().join("docs/guides/any-cluster.md")).unwrap();
+    let (user, group) = (directives(&agent, "User")[0], directives(&agent, "Group")[0]);
+    assert!(guide.contains(&format!("# groupadd --gid {group} ")), "{group}");
+    assert!(guide.contains(&format!("# useradd --uid {user} --gid ")), "{user}");
+    assert!(directives(&loader, "ExecStart")[0].contains(&format!(" --socket-group {group} ")));
+    // Programs that are pinned where this service alone sees them end with it.
+    assert!(directives(&loader, "ExecStartPre")[0].contains("nsenter --target 1 --mount"));
+}
