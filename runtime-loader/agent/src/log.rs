@@ -1,8 +1,9 @@
-//! Logs for people and programs: a line of `key=value` pairs to standard error for each event.
+//! Logs for people and programs: a line of `key=value` pairs to standard error for each event, with the time as the loader
+//! writes it.
 
+use k8s_openapi::jiff::Timestamp;
 use std::fmt::{Display, Write as _};
 use std::io::Write as _;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Longest value that is shown; the rest is cut, since some come from other people's objects.
 const MOST: usize = 2000;
@@ -23,8 +24,7 @@ pub fn error(message: &str, fields: &[(&str, &dyn Display)]) {
 }
 
 fn line(level: &str, message: &str, fields: &[(&str, &dyn Display)]) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let mut out = format!("ts={}.{:03} level={level} msg=", now.as_secs(), now.subsec_millis());
+    let mut out = format!("time={:.3} level={level} msg=", Timestamp::now());
     quote(&mut out, message);
     for (key, value) in fields {
         let _ = write!(out, " {key}=");
