@@ -78,7 +78,7 @@ pub fn apply_bundle(
 }
 
 /// As [`apply_bundle`], for one whose artifacts were read back already; under eBPF no connection is ended, since every packet
-/// is judged until the caller [ends that](crate::live::Live::stop_judging). `kept` is what the caller has in force and looks
+/// is judged until the caller [ends that](crate::live::Live::let_pass). `kept` is what the caller has in force and looks
 /// after: what only another hand can have changed is then left to its next look.
 ///
 /// # Errors
