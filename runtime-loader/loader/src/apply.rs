@@ -68,17 +68,14 @@ pub fn apply_bundle(
 ) -> Result<Report, Error> {
     let read = bundle.read_back()?;
     let mut report = apply_read(kernel, bundle, &read, (backend, None), established)?;
-    if let (Backend::Ebpf, Established::Cut, Some(pair)) = (report.backend, established, &read.ebpf) {
-        match ebpf::judging::stop(kernel, pair, report.version) {
-            Ok(cut) => report.cut = cut,
-            Err(why) => report.notes.push(why.to_string()),
-        }
+    if established == Established::Cut {
+        report.cut = cut_denied(kernel, &read, &mut report);
     }
     Ok(report)
 }
 
-/// As [`apply_bundle`], for one whose artifacts were read back already; under eBPF no connection is ended, since every packet
-/// is judged until the caller [ends that](crate::live::Live::let_pass). `kept` is what the caller has in force and looks
+/// As [`apply_bundle`], for one whose artifacts were read back already. To end connections is left to the caller; under eBPF
+/// every packet is judged until [that is done](crate::live::Live::let_pass). `kept` is what the caller has in force and looks
 /// after: what only another hand can have changed is then left to its next look.
 ///
 /// # Errors
@@ -102,19 +99,8 @@ pub fn apply_read(
     if !goal.kept {
         remove_others(kernel, chosen, &mut notes);
     }
-    let cut = match established {
-        Established::Cut => cut_denied(kernel, chosen, read, &mut notes),
-        Established::Keep => None,
-    };
-    Ok(Report {
-        backend: chosen,
-        version,
-        outcome,
-        interfaces: interfaces.all(),
-        cut,
-        confirmed: true,
-        notes,
-    })
+    let interfaces = interfaces.all();
+    Ok(Report { backend: chosen, version, outcome, interfaces, cut: None, confirmed: true, notes })
 }
 
 /// The backend to use: the one that was asked for, or the first that bundle and kernel have.
@@ -192,24 +178,27 @@ fn remove_others(kernel: &mut dyn Kernel, chosen: Backend, notes: &mut Vec<Strin
     }
 }
 
-fn cut_denied(
-    kernel: &mut dyn Kernel,
-    chosen: Backend,
-    read: &ReadBack,
-    notes: &mut Vec<String>,
-) -> Option<Cut> {
-    match chosen {
-        // The program in force judges every packet by the tuple that opened its connection.
-        Backend::Ebpf => None,
+fn cut_denied(kernel: &mut dyn Kernel, read: &ReadBack, report: &mut Report) -> Option<Cut> {
+    match report.backend {
+        Backend::Ebpf => {
+            let pair = read.ebpf.as_ref()?;
+            match ebpf::judging::stop(kernel, pair, report.version) {
+                Ok(cut) => cut,
+                Err(why) => {
+                    report.notes.push(why.to_string());
+                    None
+                }
+            }
+        }
         Backend::Nftables => {
             let rules = read.nftables.as_ref()?;
             let (families, bases) = (rules.tables.keys().copied().collect::<Vec<_>>(), Bases::of(rules));
-            cut(kernel, &families, &|packet| nft::run::passes(rules, &bases, packet), notes)
+            cut(kernel, &families, &|packet| nft::run::passes(rules, &bases, packet), &mut report.notes)
         }
         Backend::Iptables => {
             // Whichever of the two is in force: they say the same of every packet.
             let rules = read.iptables.as_ref().or(read.iptables_plain.as_ref())?;
-            iptables::cut_denied(kernel, rules, notes)
+            iptables::cut_denied(kernel, rules, &mut report.notes)
         }
     }
 }

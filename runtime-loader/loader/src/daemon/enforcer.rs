@@ -12,11 +12,13 @@ use crate::live::{Live, Switched};
 use crate::routes::Routes;
 use crate::status::{self, Status};
 use crate::{Error, bridges, dataplane, generation};
+use netpolc_bundle::ipt::Ruleset;
 use netpolc_bundle::nft::run::Packet;
 use netpolc_bundle::rebind::{Rebind, Unlike};
 use netpolc_bundle::{Backend, Bindings, Bundle, POLICIES, PROVENANCE, ReadBack, Version};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// Brings bundles into force.
 pub trait Enforcer: Send {
@@ -26,15 +28,14 @@ pub trait Enforcer: Send {
     /// If it is not sound.
     fn form(&self, bundle: &Bundle, audit: bool) -> Result<Bundle, Error>;
 
-    /// As [`apply::apply_bundle`], but to end connections may be [left](Enforcer::take_uncut), and to read back what the
-    /// kernel has for [`Enforcer::look`].
+    /// As [`apply::apply_bundle`], but to end connections is [left](Enforcer::take_uncut), and to read back what the kernel has
+    /// may be left for [`Enforcer::look`].
     ///
     /// # Errors
     /// As there; what was in force still is.
     fn apply(&mut self, form: &Bundle, established: Established) -> Result<Report, Error>;
 
-    /// As [`Enforcer::apply`], for a bundle that should be in force already: where connections are cut by a walk over the
-    /// kernel's table, that is done only if rules were missing.
+    /// As [`Enforcer::apply`], for a bundle that should be in force already: connections are to end only if rules were missing.
     ///
     /// # Errors
     /// As there.
@@ -130,6 +131,8 @@ pub struct ThisKernel {
     live: Option<Live>,
     /// The same under iptables, where a bundle can be brought into force by what it changes.
     known: Option<Known>,
+    /// Rules of iptables where it cannot.
+    rules: Option<(Version, Arc<Ruleset>)>,
     /// What that was loaded with. Should it be the other variant by now, the last version is not there to be deleted, so a
     /// restore is refused as a whole.
     tools: Option<Tools>,
@@ -169,6 +172,7 @@ impl ThisKernel {
             last: None,
             live: None,
             known: None,
+            rules: None,
             tools: None,
             uncut: None,
             interfaces: BTreeSet::new(),
@@ -190,11 +194,12 @@ impl ThisKernel {
         self.known = (report.backend == Backend::Iptables)
             .then(|| Known::new(form, &read, report.version, &report.interfaces))
             .flatten();
-        self.live = Live::new(report.backend, report.version, read);
-        // What is cut here is everybody's.
-        if report.cut.is_some() {
-            self.uncut = None;
+        self.rules = None;
+        if report.backend == Backend::Iptables && self.known.is_none() {
+            let rules = read.iptables.as_ref().or(read.iptables_plain.as_ref());
+            self.rules = rules.map(|rules| (report.version, Arc::new(rules.clone())));
         }
+        self.live = Live::new(report.backend, report.version, read);
         Ok(report)
     }
 
@@ -247,7 +252,11 @@ impl ThisKernel {
         Ok(Some(Report { backend, version, outcome, interfaces, cut: None, confirmed: false, notes }))
     }
 
+    /// Under eBPF every packet is judged, and there is no hurry.
     fn cut_later(&mut self, after: Option<Committed>, of: Option<BTreeSet<IpAddr>>) {
+        if self.last == Some(Backend::Ebpf) {
+            return;
+        }
         let later = Uncut { after, of };
         self.uncut = Some(match self.uncut.take() {
             Some(earlier) => earlier.and(later),
@@ -281,22 +290,21 @@ impl Enforcer for ThisKernel {
         if let Some(report) = self.switch_iptables(form, &read, established)? {
             return Ok(report);
         }
-        self.bring(form, read, established, self.last)
+        let report = self.bring(form, read, established, self.last)?;
+        // Also if it was in force already: a loader that was killed before it was done leaves no other trace.
+        if established == Established::Cut {
+            self.cut_later(None, None);
+        }
+        Ok(report)
     }
 
     fn look(&mut self, form: &Bundle, established: Established) -> Result<Report, Error> {
-        // Under eBPF it is the program itself that differs between cutting and keeping.
-        if matches!(self.last, None | Some(Backend::Ebpf)) {
-            return self.bring(form, form.read_back()?, established, None);
+        let report = self.bring(form, form.read_back()?, established, None)?;
+        let missing = matches!(report.outcome, Outcome::Applied | Outcome::Repaired | Outcome::Comments);
+        if missing && established == Established::Cut {
+            self.cut_later(None, None);
         }
-        let report = self.bring(form, form.read_back()?, Established::Keep, None)?;
-        match report.outcome {
-            Outcome::Unchanged | Outcome::Interfaces => Ok(report),
-            Outcome::Applied | Outcome::Repaired | Outcome::Comments => {
-                let again = self.bring(form, form.read_back()?, established, None)?;
-                Ok(Report { cut: again.cut, notes: [report.notes, again.notes].concat(), ..report })
-            }
-        }
+        Ok(report)
     }
 
     fn rebind(
@@ -308,8 +316,7 @@ impl Enforcer for ThisKernel {
         let nothing = || Error::Unlike(Unlike("nothing is in force in which they could".to_owned()));
         let live = self.live.as_ref().ok_or_else(nothing)?;
         let (live, committed) = live.rebind(&mut System::new(), change, pods)?;
-        // Under eBPF every packet is judged from now on, and there is no hurry.
-        if established == Established::Cut && committed.is_some() {
+        if established == Established::Cut {
             let new = change.like.iter().map(|(addr, _)| *addr);
             self.cut_later(committed, Some(change.gone.iter().copied().chain(new).collect()));
         }
@@ -333,11 +340,14 @@ impl Enforcer for ThisKernel {
 
     fn judge(&mut self, last: Option<Judge>) -> Option<Judge> {
         let of_version = |version| last.filter(|judge| judge.version() == version);
-        match (&self.live, &self.known) {
-            (Some(live), _) => of_version(live.version()).or_else(|| live.judge()),
-            (None, Some(known)) => of_version(known.version()).or_else(|| Some(known.judge())),
-            (None, None) => None,
+        if let Some(live) = &self.live {
+            return of_version(live.version()).or_else(|| live.judge());
         }
+        if let Some(known) = &self.known {
+            return of_version(known.version()).or_else(|| Some(known.judge()));
+        }
+        let (version, rules) = self.rules.as_ref()?;
+        of_version(*version).or_else(|| Some(Judge::iptables(*version, rules)))
     }
 
     fn is_judging(&mut self) -> Result<bool, Error> {

@@ -177,7 +177,6 @@ impl State {
         };
         inner.counters.applies += 1;
         inner.unconfirmed |= !report.confirmed;
-        inner.counters.connections_cut += report.cut.map_or(0, |cut| cut.connections);
         let artifacts = &form.manifest.artifacts;
         let same = inner.held.as_ref().filter(|held| held.form.manifest.artifacts == *artifacts);
         let since = same.map_or_else(SystemTime::now, |held| held.since);
@@ -260,6 +259,7 @@ impl State {
         inner.looked = Instant::now();
         inner.look_at_rules(self.manner.established);
         drop(inner);
+        self.wake_settler();
         self.stop_judging();
         let mut inner = self.lock();
         inner.look_beside_the_rules();
@@ -272,6 +272,7 @@ impl State {
         let mut inner = self.lock();
         if inner.unconfirmed {
             inner.look_at_rules(self.manner.established);
+            self.wake_settler();
         }
     }
 

@@ -128,7 +128,6 @@ impl Inner {
                         self.counters.repairs += 1;
                         self.since = Since::Nothing;
                         self.status = None;
-                        self.counters.connections_cut += report.cut.map_or(0, |cut| cut.connections);
                         said(Level::Warn, "repaired", &report);
                     }
                 }
