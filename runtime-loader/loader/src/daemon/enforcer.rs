@@ -131,11 +131,11 @@ pub struct ThisKernel {
     live: Option<Live>,
     /// The same under iptables, where a bundle can be brought into force by what it changes.
     known: Option<Known>,
-    /// Rules of iptables where it cannot.
-    rules: Option<(Version, Arc<Ruleset>)>,
     /// What that was loaded with. Should it be the other variant by now, the last version is not there to be deleted, so a
     /// restore is refused as a whole.
     tools: Option<Tools>,
+    /// Rules of iptables where a bundle cannot be brought into force so.
+    rules: Option<(Version, Arc<Ruleset>)>,
     /// Connections to end.
     uncut: Option<Uncut>,
     /// The interfaces of pods that were last found.
@@ -172,8 +172,8 @@ impl ThisKernel {
             last: None,
             live: None,
             known: None,
-            rules: None,
             tools: None,
+            rules: None,
             uncut: None,
             interfaces: BTreeSet::new(),
         }

@@ -76,13 +76,29 @@ impl Netns {
         PathBuf::from(format!("/run/netpol-loader.{}.lock", inode.trim()))
     }
 
-    /// Our tables as the kernel has them; whatever does not parse fails the test.
+    /// Our tables as the kernel has them; whatever does not parse fails the test. A listing that nft has taken while a
+    /// transaction was at work may have an object twice: it is taken again.
     pub(crate) fn tables(&self) -> BTreeMap<Family, Table> {
         let mut ruleset = Ruleset::default();
         for family in [Family::Ip, Family::Ip6] {
-            let output = self.output(&format!("nft -p list table {family} netpolc"));
-            let text = String::from_utf8(output.stdout).unwrap();
-            ruleset.tables.extend(nft::parse(&text).unwrap_or_else(|e| panic!("{e}\n{text}")).tables);
+            let list = || {
+                let output = self.output(&format!("nft -p list table {family} netpolc"));
+                let text = String::from_utf8(output.stdout).unwrap();
+                nft::parse(&text).map_err(|error| format!("{error}\n{text}"))
+            };
+            let torn = |listed: &Result<Ruleset, String>| {
+                listed
+                    .as_ref()
+                    .is_err_and(|why| why.lines().next().is_some_and(|l| l.ends_with("declared twice")))
+            };
+            let mut listed = list();
+            for _ in 0..20 {
+                if !torn(&listed) {
+                    break;
+                }
+                listed = list();
+            }
+            ruleset.tables.extend(listed.unwrap_or_else(|why| panic!("{why}")).tables);
         }
         ruleset.tables
     }

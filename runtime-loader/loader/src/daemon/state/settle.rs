@@ -89,6 +89,9 @@ impl State {
                 return Err(io::ErrorKind::Interrupted.into());
             }
             judge = uncut.and_then(|_| inner.enforcer.judge(judge.take()));
+            if uncut.is_some() && judge.is_none() {
+                return Err(io::Error::other("it is not known what is in force"));
+            }
             let mut ends: Vec<bool> = connections.iter().map(|c| touches(&inner.ending, c)).collect();
             drop(inner);
             if let (Some(uncut), Some(judge)) = (uncut, &judge) {
