@@ -1,7 +1,7 @@
 //! What may follow the answer that something is in force: connections end that it would not let begin.
 //!
-//! That is a walk over the kernel's table of connections, which takes a second where there are a million. Nobody waits for it:
-//! the lock is taken for each hundred connections, to see what is in force then. What was read before that and is denied by
+//! That is a walk over the kernel's table of connections, which takes a fifth of a second where there are 200,000. Nobody waits for
+//! it: the lock is taken for each hundred connections, to see what is in force then. What was read before that and is denied by
 //! it began under other rules, and is to end whatever comes next; and what comes has a walk of its own
 //! (`docs/decisions/0020-walks-beside-the-rest.md`).
 
