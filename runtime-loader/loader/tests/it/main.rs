@@ -5,6 +5,7 @@
 mod apply;
 mod audit;
 mod bridged;
+mod closed;
 mod cluster;
 mod common;
 mod daemon;

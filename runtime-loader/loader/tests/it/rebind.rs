@@ -4,57 +4,56 @@ use crate::audit::{SHORT, World, applied, connection, lives, pod, status};
 use crate::cluster;
 use crate::common::{Dir, Netns};
 use crate::daemon::{Daemon, dir, wait};
-use crate::lan::{crowd, meet, meets};
+use crate::lan::{meet, meets};
 use netpolc_bundle::rebind::Rebind;
-use netpolc_bundle::wire::{FromLoader, Network, ToLoader};
+use netpolc_bundle::wire::{FromLoader, ToLoader};
 use netpolc_bundle::{Artifact, Backend, Bundle, LocalPod, Version, store};
 use serde_json::Value;
-use std::fs;
 use std::net::IpAddr;
 use std::time::Duration;
 
 /// Five looks of the daemon.
-const LOOKS: Duration = Duration::from_secs(1);
+pub(crate) const LOOKS: Duration = Duration::from_secs(1);
 
 /// The pods 1 to 3 are client, server and open. Only clients may reach the server.
-fn bundle(backends: &[Backend]) -> Bundle {
+pub(crate) fn bundle(backends: &[Backend]) -> Bundle {
     let policy = cluster::server("[{from: [{podSelector: {matchLabels: {app: client}}}]}]");
     cluster::compiled_for(&policy, backends)
 }
 
 /// The addresses of a pod.
-fn addresses(n: u8) -> [IpAddr; 2] {
+pub(crate) fn addresses(n: u8) -> [IpAddr; 2] {
     [format!("10.1.0.{n}"), format!("fd00:1::{n}")].map(|text| text.parse().unwrap())
 }
 
 /// Whether one pod comes through to the one of this number, by each family.
-fn passes(from: &Netns, to: (&Netns, u8)) -> [bool; 2] {
+pub(crate) fn passes(from: &Netns, to: (&Netns, u8)) -> [bool; 2] {
     addresses(to.1).map(|addr| meets(from, to.0, &addr.to_string(), SHORT).is_some())
 }
 
 /// Waits until it does: neighbours must find each other first.
-fn reaches(from: &Netns, to: (&Netns, u8)) {
+pub(crate) fn reaches(from: &Netns, to: (&Netns, u8)) {
     for addr in addresses(to.1) {
         meet(from, to.0, &addr.to_string());
     }
 }
 
 /// Two pods that are not known yet, and what makes them known.
-struct Comers {
+pub(crate) struct Comers {
     /// Like the client, with number 5.
-    client: Netns,
+    pub(crate) client: Netns,
     /// Like the server, with number 6.
-    server: Netns,
+    pub(crate) server: Netns,
 }
 
 impl Comers {
-    fn new(world: &World) -> Comers {
+    pub(crate) fn new(world: &World) -> Comers {
         Comers { client: pod(&world.node, 5), server: pod(&world.node, 6) }
     }
 }
 
 /// The client goes, and one like it comes; so does another server.
-fn change(artifact: Artifact, from: Version) -> Rebind {
+pub(crate) fn change(artifact: Artifact, from: Version) -> Rebind {
     let like = [(5, 1), (6, 2)].map(|(new, known)| {
         let pairs = addresses(new).into_iter().zip(addresses(known));
         pairs.collect::<Vec<_>>()
@@ -75,23 +74,23 @@ fn change(artifact: Artifact, from: Version) -> Rebind {
 
 /// A backend that can, and its artifact.
 #[derive(Clone, Copy)]
-struct Case(Backend, Artifact);
+pub(crate) struct Case(Backend, pub(crate) Artifact);
 
-const NFTABLES: Case = Case(Backend::Nftables, Artifact::Nftables);
-const EBPF: Case = Case(Backend::Ebpf, Artifact::Ebpf);
+pub(crate) const NFTABLES: Case = Case(Backend::Nftables, Artifact::Nftables);
+pub(crate) const EBPF: Case = Case(Backend::Ebpf, Artifact::Ebpf);
 
 impl Case {
-    fn start(self, world: &World, more: &[&str]) -> Daemon {
+    pub(crate) fn start(self, world: &World, more: &[&str]) -> Daemon {
         let flag = format!("--backend={}", self.0);
         Daemon::start(&world.node, &world.dir, &[&[flag.as_str()], more].concat())
     }
 
-    fn version(self, bundle: &Bundle) -> Version {
+    pub(crate) fn version(self, bundle: &Bundle) -> Version {
         bundle.manifest.artifacts[&self.1]
     }
 }
 
-fn changed(daemon: &Daemon, change: &Rebind) -> String {
+pub(crate) fn changed(daemon: &Daemon, change: &Rebind) -> String {
     match daemon.ask(&ToLoader::Rebind(change.clone())) {
         FromLoader::Done { version: Some(version), .. } => version,
         other => panic!("{other:?}\n{}", daemon.log()),
@@ -105,7 +104,7 @@ fn refused(daemon: &Daemon, change: &Rebind, part: &str) {
 }
 
 /// That this version is in force, and has never been anything else that had to be repaired.
-fn in_force(daemon: &Daemon, version: &str, repairs: u64) -> Value {
+pub(crate) fn in_force(daemon: &Daemon, version: &str, repairs: u64) -> Value {
     let status = status(daemon);
     let log = daemon.log();
     assert_eq!((&status["in_force"], &status["version"]), (&true.into(), &version.into()), "{status}\n{log}");
@@ -132,7 +131,7 @@ fn as_before(world: &World, new: &Comers) {
 }
 
 /// As it is after the change.
-fn as_changed(world: &World, new: &Comers) {
+pub(crate) fn as_changed(world: &World, new: &Comers) {
     reaches(&new.client, (&world.server, 2));
     reaches(&new.client, (&new.server, 6));
     assert_eq!(passes(&world.open, (&new.server, 6)), [false; 2], "isolated as the other server");
@@ -363,113 +362,4 @@ fn an_element_that_another_hand_deletes_comes_back() {
 #[test]
 fn programs_that_another_hand_removes_come_back_with_the_new_addresses() {
     check_repaired(EBPF, |world| drop(world.node.load(&["remove"], 0)));
-}
-
-/// The tables of closed addresses, where the loader makes the node's network.
-fn check_closed(case: Case) {
-    let world = World::new(Netns::new());
-    let new = Comers::new(&world);
-    let (conf, bin) = (world.dir.file("conf"), world.dir.file("bin"));
-    for dir in [&conf, &bin] {
-        fs::create_dir(dir).unwrap();
-    }
-    for name in ["ptp", "host-local", "stub"] {
-        fs::write(bin.join(name), "#!/bin/sh\n").unwrap();
-    }
-    let flags = [
-        "--cni=ptp".to_owned(),
-        format!("--cni-conf-dir={}", conf.display()),
-        format!("--cni-bin-dir={}", bin.display()),
-        format!("--cni-plugin={}", bin.join("stub").display()),
-        format!("--ipam-dir={}", world.dir.file("ipam").display()),
-    ];
-    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    let daemon = case.start(&world, &flags);
-    let ranges = vec!["10.1.0.0/24".to_owned(), "fd00:1::/64".to_owned()];
-    let network = Network { pod_ranges: ranges.clone(), routes: vec![], cluster_ranges: ranges };
-    let answer = daemon.ask(&ToLoader::Network(network));
-    assert!(matches!(answer, FromLoader::Done { .. }), "{answer:?}");
-    let bundle = bundle(&Backend::ALL);
-    applied(&daemon, &bundle);
-    reaches(&world.client, (&world.open, 3));
-    assert_eq!(passes(&world.open, (&new.client, 5)), [false; 2], "closed");
-    // The tables are made, and looked at, before anything is counted.
-    std::thread::sleep(LOOKS);
-    let made = || daemon.log().matches("netpolc_closed made").count();
-    let before = made();
-
-    let mut held = connection(&world.client, &world.server, "10.1.0.2");
-    let change = change(case.1, case.version(&bundle));
-    let version = changed(&daemon, &change);
-    reaches(&world.open, (&new.client, 5));
-    wait("connections of what is gone end", || !lives(&mut held));
-    assert_eq!(passes(&world.client, (&world.open, 3)), [false; 2], "gone, so closed");
-    as_changed(&world, &new);
-    let known = |family: &str| world.node.sh(&format!("nft list set {family} netpolc_closed known"));
-    for (family, gone, new) in [("ip", "10.1.0.1", "10.1.0.5"), ("ip6", "fd00:1::1", "fd00:1::5")] {
-        let (known, [gone, new]) =
-            (known(family), [gone, new].map(|addr| [format!("{addr},"), format!("{addr} ")]));
-        let has = |addr: &[String; 2]| addr.iter().any(|addr| known.contains(addr));
-        assert!(has(&new) && !has(&gone), "{known}");
-    }
-    std::thread::sleep(LOOKS);
-    assert_eq!(made(), before, "{}", daemon.log());
-    in_force(&daemon, &version, 0);
-    let version = comes_again_at_once(case, &world, &daemon, &new, &version);
-    // A look sees what another hand does.
-    world.node.sh("nft delete element ip netpolc_closed known '{ 10.1.0.5 }'");
-    wait("made anew", || made() > before);
-    reaches(&world.open, (&new.client, 5));
-    // Also if it does that before the look that follows a change.
-    let before = made();
-    let gone = Rebind {
-        from: version.parse().unwrap(),
-        gone: addresses(6).to_vec(),
-        like: vec![],
-        pods: vec![LocalPod { name: "shop/server-6".into(), addresses: vec![] }],
-        ..change
-    };
-    changed(&daemon, &gone);
-    world.node.sh("nft add element ip netpolc_closed known '{ 10.1.0.6 }'");
-    wait("made anew", || made() > before);
-    assert_eq!(passes(&world.open, (&new.server, 6)), [false; 2], "closed again");
-}
-
-/// A pod goes, and the next one has its address before all connections were looked at: it takes up none, and the look, which
-/// goes on, ends none of its own. What is in force then.
-fn comes_again_at_once(case: Case, world: &World, daemon: &Daemon, new: &Comers, version: &str) -> String {
-    let server = |addresses: Vec<IpAddr>| vec![LocalPod { name: "shop/server-6".into(), addresses }];
-    let mut taken = connection(&new.client, &new.server, "10.1.0.6");
-    assert!(lives(&mut taken));
-    crowd(&world.node, 50_000);
-    let gone = Rebind {
-        artifact: case.1,
-        from: version.parse().unwrap(),
-        gone: addresses(6).to_vec(),
-        like: vec![],
-        pods: server(vec![]),
-    };
-    let back = Rebind {
-        artifact: case.1,
-        from: changed(daemon, &gone).parse().unwrap(),
-        gone: vec![],
-        like: addresses(6).into_iter().zip(addresses(2)).collect(),
-        pods: server(addresses(6).to_vec()),
-    };
-    let version = changed(daemon, &back);
-    let mut own = connection(&new.client, &new.server, "10.1.0.6");
-    assert!(!lives(&mut taken), "{}", daemon.log());
-    std::thread::sleep(LOOKS);
-    assert!(lives(&mut own), "{}", daemon.log());
-    version
-}
-
-#[test]
-fn new_addresses_open_and_those_gone_close_with_nftables() {
-    check_closed(NFTABLES);
-}
-
-#[test]
-fn new_addresses_open_and_those_gone_close_with_ebpf() {
-    check_closed(EBPF);
 }
