@@ -37,6 +37,8 @@ pub enum Ours {
     Nftables,
     /// eBPF, where established packets are no longer judged.
     Ebpf,
+    /// eBPF, where every packet is judged, as it is for some seconds after each change.
+    EbpfJudging,
     /// iptables, whose rules are kept by nftables.
     IptablesNft,
     /// iptables, whose rules are kept by `ip_tables`.
@@ -45,13 +47,15 @@ pub enum Ours {
 
 impl Ours {
     /// All of them, in the order of the tables.
-    pub const ALL: [Ours; 4] = [Ours::Nftables, Ours::Ebpf, Ours::IptablesNft, Ours::IptablesLegacy];
+    pub const ALL: [Ours; 5] =
+        [Ours::Nftables, Ours::Ebpf, Ours::EbpfJudging, Ours::IptablesNft, Ours::IptablesLegacy];
 
     /// Its row in the tables.
     pub fn name(self) -> &'static str {
         match self {
             Ours::Nftables => "nftables",
             Ours::Ebpf => "eBPF",
+            Ours::EbpfJudging => "eBPF, judging",
             Ours::IptablesNft => "iptables-nft",
             Ours::IptablesLegacy => "iptables-legacy",
         }
@@ -61,7 +65,7 @@ impl Ours {
     pub fn backend(self) -> Backend {
         match self {
             Ours::Nftables => Backend::Nftables,
-            Ours::Ebpf => Backend::Ebpf,
+            Ours::Ebpf | Ours::EbpfJudging => Backend::Ebpf,
             Ours::IptablesNft | Ours::IptablesLegacy => Backend::Iptables,
         }
     }

@@ -7,7 +7,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -59,7 +59,7 @@ pub fn install(sandbox: &Sandbox, design: &Design, loader: &Path) -> Result<Load
     thread::sleep(REST);
     let grown = kernel_memory()? - before;
     let own = match &design.rules {
-        Rules::Loader(Ours::Ebpf, _) => pinned_maps(Path::new(PINS)),
+        Rules::Loader(Ours::Ebpf | Ours::EbpfJudging, _) => pinned_maps(Path::new(PINS)),
         Rules::Loader(Ours::IptablesNft | Ours::IptablesLegacy, _) => ipsets(sandbox)?,
         _ => None,
     };
@@ -73,6 +73,9 @@ pub fn install(sandbox: &Sandbox, design: &Design, loader: &Path) -> Result<Load
             Rules::Loader(..) => command(design, false, loader)?,
         };
         updates.push(timed(sandbox, back)?.0);
+    }
+    if matches!(design.rules, Rules::Loader(Ours::EbpfJudging, _)) {
+        judge_again(sandbox)?;
     }
     let notes = said.lines().map(|line| line.trim_start_matches("netpol-loader: ").to_owned()).collect();
     Ok(Loaded { first, updates, grown, own, notes })
@@ -181,6 +184,27 @@ fn pinned_maps(dir: &Path) -> Option<f64> {
         }
     }
     sum
+}
+
+/// Puts the program back that judges every packet: `apply` has walked over the connections already.
+fn judge_again(sandbox: &Sandbox) -> Result<(), Error> {
+    let missing = || Error::Wrong(format!("there is no version of eBPF rules below {PINS}"));
+    let mut dirs = vec![PathBuf::from(PINS)];
+    let mut found = (None, None);
+    while let Some(dir) = dirs.pop() {
+        let slot = dir.join("slot");
+        found.0 = found.0.or(slot.exists().then_some(slot));
+        // Beside the program that lets established packets pass.
+        found.1 = found.1.or(dir.join("settled").exists().then(|| dir.join("program")));
+        let entries = fs::read_dir(&dir)?.flatten().map(|entry| entry.path());
+        dirs.extend(entries.filter(|path| path.is_dir()));
+    }
+    let (Some(slot), Some(program)) = found else { return Err(missing()) };
+    let bpftool = find_program("bpftool", "bpftool").map_err(|error| Error::Refused(error.to_string()))?;
+    let mut command = Command::new(bpftool);
+    command.args(["map", "update", "pinned"]).arg(slot).args(["key", "0", "0", "0", "0", "value", "pinned"]);
+    command.arg(program);
+    timed(sandbox, command).map(drop)
 }
 
 /// What ipset says that its sets need.

@@ -2,14 +2,15 @@
 
 use crate::cut::{Cut, Established, cut};
 use crate::dataplane::{self, Goal};
+use crate::judge::Judge;
 use crate::kernel::Kernel;
-use crate::{Error, bridges, ebpf, iptables, routes};
-use netpolc_bundle::nft::run::Bases;
-use netpolc_bundle::{Backend, Bundle, ReadBack, Version, nft};
+use crate::{Error, bridges, ebpf, routes};
+use netpolc_bundle::{Backend, Bundle, ReadBack, Version};
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 pub use crate::dataplane::Outcome;
 
@@ -69,7 +70,7 @@ pub fn apply_bundle(
     let read = bundle.read_back()?;
     let mut report = apply_read(kernel, bundle, &read, (backend, None), established)?;
     if established == Established::Cut {
-        report.cut = cut_denied(kernel, &read, &mut report);
+        report.cut = cut_denied(kernel, read, &mut report);
     }
     Ok(report)
 }
@@ -178,27 +179,19 @@ fn remove_others(kernel: &mut dyn Kernel, chosen: Backend, notes: &mut Vec<Strin
     }
 }
 
-fn cut_denied(kernel: &mut dyn Kernel, read: &ReadBack, report: &mut Report) -> Option<Cut> {
-    match report.backend {
-        Backend::Ebpf => {
-            let pair = read.ebpf.as_ref()?;
-            match ebpf::judging::stop(kernel, pair, report.version) {
-                Ok(cut) => cut,
-                Err(why) => {
-                    report.notes.push(why.to_string());
-                    None
-                }
-            }
-        }
-        Backend::Nftables => {
-            let rules = read.nftables.as_ref()?;
-            let (families, bases) = (rules.tables.keys().copied().collect::<Vec<_>>(), Bases::of(rules));
-            cut(kernel, &families, &|packet| nft::run::passes(rules, &bases, packet), &mut report.notes)
-        }
-        Backend::Iptables => {
-            // Whichever of the two is in force: they say the same of every packet.
-            let rules = read.iptables.as_ref().or(read.iptables_plain.as_ref())?;
-            iptables::cut_denied(kernel, rules, &mut report.notes)
-        }
+/// Ends the connections that what is in force now would not let begin.
+fn cut_denied(kernel: &mut dyn Kernel, read: ReadBack, report: &mut Report) -> Option<Cut> {
+    if report.backend == Backend::Ebpf {
+        return ebpf::judging::stop(kernel, read.ebpf.as_ref()?, report.version).unwrap_or_else(|why| {
+            report.notes.push(why.to_string());
+            None
+        });
     }
+    let judge = match report.backend {
+        Backend::Nftables => Judge::nftables(report.version, &Arc::new(read)),
+        // Whichever of the two is in force: they say the same of every packet.
+        _ => (read.iptables.or(read.iptables_plain))
+            .map(|rules| Judge::iptables(report.version, &Arc::new(rules))),
+    }?;
+    cut(kernel, &|packet| judge.passes(packet), &mut report.notes)
 }

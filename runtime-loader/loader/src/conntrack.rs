@@ -6,7 +6,6 @@
 //! tuple since is not hit.
 
 use crate::netlink::{self, ACK, DONE, DUMP, DUMP_INTERRUPTED, ERROR, Outgoing, REQUEST, Socket};
-use netpolc_bundle::nft::Family;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
@@ -67,12 +66,6 @@ pub struct Connection {
     pub port: u16,
 }
 
-impl Connection {
-    fn family(&self) -> Family {
-        if self.source.is_ipv4() { Family::Ip } else { Family::Ip6 }
-    }
-}
-
 /// What became of the connections.
 #[derive(Debug, Default)]
 pub struct Tally {
@@ -91,19 +84,19 @@ pub struct Tally {
 /// Says of each of some connections whether it is to end. An error ends the walk.
 pub type Denied<'a> = dyn FnMut(&[Connection]) -> io::Result<Vec<bool>> + 'a;
 
-/// Walks the connections of some families and deletes those for which `denied` says so. It is asked about as many at once as
+/// Walks the connections of both families and deletes those for which `denied` says so. It is asked about as many at once as
 /// the kernel shows at once, some hundred. Connections that another one announced (`RELATED`, such as the data connections
 /// of FTP) are left alone: no policy lists them.
 ///
 /// # Errors
 /// If the kernel has no ctnetlink, if the permission lacks, if the kernel stops answering, and those of `denied`.
-pub fn cut(families: &[Family], denied: &mut Denied<'_>) -> io::Result<Tally> {
+pub fn cut(denied: &mut Denied<'_>) -> io::Result<Tally> {
     let deadline = Instant::now() + TIMEOUT;
     let mut dump = Socket::open()?;
     let mut deletions = Deletions::open()?;
     let mut tally = Tally::default();
     for sequence in 1..=ATTEMPTS {
-        let walk = Walk { families, sequence, deadline };
+        let walk = Walk { sequence, deadline };
         let (seen, whole) = walk.run(&mut dump, &mut deletions, &mut tally, denied)?;
         (tally.seen, tally.incomplete) = (seen, !whole);
         if whole {
@@ -113,15 +106,14 @@ pub fn cut(families: &[Family], denied: &mut Denied<'_>) -> io::Result<Tally> {
     Ok(tally)
 }
 
-/// One walk over all entries. The families share the kernel's table, so a walk for each would take twice as long.
-struct Walk<'a> {
-    families: &'a [Family],
+/// One walk over all entries.
+struct Walk {
     sequence: u32,
     deadline: Instant,
 }
 
-impl Walk<'_> {
-    /// How many entries of these families there were, and whether they were all.
+impl Walk {
+    /// How many entries there were, and whether they were all.
     fn run(
         &self,
         dump: &mut Socket,
@@ -152,7 +144,6 @@ impl Walk<'_> {
                     _ => {}
                 }
             }
-            entries.retain(|entry| self.families.contains(&entry.connection.family()));
             seen += entries.len() as u64;
             entries.retain(|entry| !entry.related);
             let connections: Vec<Connection> = entries.iter().map(|entry| entry.connection).collect();
@@ -237,7 +228,7 @@ impl Deletions {
         self.sequence = self.sequence.wrapping_add(1);
         let mut attributes = vec![(ORIGINAL | NESTED, entry.original), (ID, entry.id)];
         attributes.extend(entry.zone.map(|zone| (ZONE, zone)));
-        let family = if entry.connection.family() == Family::Ip { AF_INET } else { AF_INET6 };
+        let family = if entry.connection.source.is_ipv4() { AF_INET } else { AF_INET6 };
         self.out.push(CT_DELETE, REQUEST | ACK, self.sequence, &[family, 0, 0, 0], &attributes);
         self.pending += 1;
         if self.pending == BATCH { self.flush(tally) } else { Ok(()) }

@@ -14,7 +14,6 @@
 
 use crate::conntrack::{Connection, Denied, Tally};
 use crate::kernel::Kernel;
-use netpolc_bundle::nft::Family;
 use netpolc_bundle::nft::run::Packet;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -49,18 +48,17 @@ impl fmt::Display for Cut {
     }
 }
 
-/// Ends the connections of some families that the rules in force do not let begin. `passes` says of the packet that opens
+/// Ends the connections that the rules in force do not let begin. `passes` says of the packet that opens
 /// a connection whether they let it pass. It is not asked about connections of the node itself: between the node and its
 /// pods no packet crosses the forward hook, so no rule is about that.
 ///
 /// What could not be done is a note: the rules are in force all the same.
 pub fn cut(
     kernel: &mut dyn Kernel,
-    families: &[Family],
     passes: &dyn Fn(&Packet) -> bool,
     notes: &mut Vec<String>,
 ) -> Option<Cut> {
-    said(walk(kernel, families, passes), notes)
+    said(walk(kernel, passes), notes)
 }
 
 /// What came of a walk, and as notes what could not be done.
@@ -82,27 +80,19 @@ pub fn said(walked: io::Result<(Cut, Tally)>, notes: &mut Vec<String>) -> Option
 ///
 /// # Errors
 /// If the kernel's table of connections cannot be read or changed at all.
-pub fn walk(
-    kernel: &mut dyn Kernel,
-    families: &[Family],
-    passes: &dyn Fn(&Packet) -> bool,
-) -> io::Result<(Cut, Tally)> {
+pub fn walk(kernel: &mut dyn Kernel, passes: &dyn Fn(&Packet) -> bool) -> io::Result<(Cut, Tally)> {
     let own = Own::of(kernel)?;
     let denied = |connection: &Connection| own.opening(connection).is_some_and(|packet| !passes(&packet));
-    walk_by(kernel, families, &mut |connections| Ok(connections.iter().map(denied).collect()))
+    walk_by(kernel, &mut |connections| Ok(connections.iter().map(denied).collect()))
 }
 
 /// A walk that is told which connections end.
 ///
 /// # Errors
 /// As [`walk`], and those of `denied`.
-pub fn walk_by(
-    kernel: &mut dyn Kernel,
-    families: &[Family],
-    denied: &mut Denied<'_>,
-) -> io::Result<(Cut, Tally)> {
+pub fn walk_by(kernel: &mut dyn Kernel, denied: &mut Denied<'_>) -> io::Result<(Cut, Tally)> {
     let start = Instant::now();
-    let tally = kernel.cut(families, denied)?;
+    let tally = kernel.cut(denied)?;
     Ok((Cut { connections: tally.cut, of: tally.seen, took: start.elapsed() }, tally))
 }
 

@@ -15,7 +15,6 @@ pub mod probe;
 pub mod variant;
 
 use crate::Error;
-use crate::cut::{Cut, cut};
 use crate::dataplane::{Dataplane, Goal, InForce, Outcome};
 use crate::kernel::{Kernel, Step};
 use compare::{differences, same_comments};
@@ -180,12 +179,6 @@ fn half(ruleset: &Ruleset) -> Ruleset {
     half.tables.retain(|(family, _), _| *family == Family::V4);
     half.sets.retain(|_, set| set.family == Family::V4);
     half
-}
-
-/// Ends the connections that these rules would not let begin.
-pub(crate) fn cut_denied(kernel: &mut dyn Kernel, rules: &Ruleset, notes: &mut Vec<String>) -> Option<Cut> {
-    let script = ipt::run::Script::new(rules);
-    cut(kernel, &Family::ALL.map(word), &|packet| script.passes(&rules.sets, packet), notes)
 }
 
 fn look(kernel: &mut dyn Kernel, tools: &Tools) -> Result<Observed, Error> {

@@ -123,11 +123,11 @@ pub trait Kernel {
     /// If they cannot be read.
     fn own_addresses(&mut self) -> io::Result<BTreeSet<IpAddr>>;
 
-    /// Shows the connections of some families and ends those for which `denied` says so.
+    /// Shows the connections of both families and ends those for which `denied` says so.
     ///
     /// # Errors
     /// If they cannot be read or ended, and those of `denied`.
-    fn cut(&mut self, families: &[Family], denied: &mut Denied<'_>) -> io::Result<Tally>;
+    fn cut(&mut self, denied: &mut Denied<'_>) -> io::Result<Tally>;
 }
 
 /// The kernel of the network namespace that this process lives in, through nft and other programs.
@@ -411,8 +411,8 @@ impl Kernel for System {
         Ok(getifaddrs()?.filter_map(|interface| interface.address.as_ref().and_then(addr)).collect())
     }
 
-    fn cut(&mut self, families: &[Family], denied: &mut Denied<'_>) -> io::Result<Tally> {
-        conntrack::cut(families, denied)
+    fn cut(&mut self, denied: &mut Denied<'_>) -> io::Result<Tally> {
+        conntrack::cut(denied)
     }
 }
 

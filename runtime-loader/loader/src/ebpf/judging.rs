@@ -12,7 +12,6 @@ use crate::kernel::Kernel;
 use netpolc_bundle::Version;
 use netpolc_bundle::bpf::Pair;
 use netpolc_bundle::bpf::run::Tables;
-use netpolc_bundle::nft::Family;
 use netpolc_bundle::nft::run::Packet;
 use std::io;
 
@@ -27,7 +26,7 @@ pub(crate) fn stop(kernel: &mut dyn Kernel, pair: &Pair, version: Version) -> Re
     }
     let tables = Tables::of(pair.cut.contents.entries());
     wait_for_packets()?;
-    let cut = walked(walk(kernel, &[Family::Ip, Family::Ip6], &|packet| passes(&tables, packet)))?;
+    let cut = walked(walk(kernel, &|packet| passes(&tables, packet)))?;
     Ok(let_pass(pair, version)?.then_some(cut))
 }
 

@@ -83,7 +83,7 @@ impl Kernel for Fake {
         Ok(BTreeSet::from([NODE.into()]))
     }
 
-    fn cut(&mut self, _: &[Family], denied: &mut Denied<'_>) -> io::Result<Tally> {
+    fn cut(&mut self, denied: &mut Denied<'_>) -> io::Result<Tally> {
         if self.connections.is_empty() {
             return Err(io::ErrorKind::PermissionDenied.into());
         }

@@ -73,10 +73,10 @@ impl Kernel for Lacking {
         self.0.own_addresses()
     }
 
-    fn cut(&mut self, families: &[Family], denied: &mut Denied<'_>) -> io::Result<Tally> {
+    fn cut(&mut self, denied: &mut Denied<'_>) -> io::Result<Tally> {
         match self.1 {
             Lack::Ctnetlink => Err(io::ErrorKind::Unsupported.into()),
-            Lack::Ipv6 => self.0.cut(families, denied),
+            Lack::Ipv6 => self.0.cut(denied),
         }
     }
 }

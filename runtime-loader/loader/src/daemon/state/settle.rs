@@ -15,14 +15,11 @@ use crate::daemon::faults::Part;
 use crate::daemon::log::{Level, log};
 use crate::ebpf::judging;
 use crate::kernel::{Kernel as _, System};
-use netpolc_bundle::nft::Family;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
-
-const FAMILIES: [Family; 2] = [Family::Ip, Family::Ip6];
 
 /// How many times as long as a walk the next one waits, so that changes without end take a quarter of a processor, at most.
 const REST: u32 = 3;
@@ -83,7 +80,7 @@ impl State {
     fn walk(&self, uncut: Option<&Uncut>, goes_on: &dyn Fn(&Inner) -> bool) -> io::Result<(Cut, Tally)> {
         let own = Own::of(&mut System::new())?;
         let mut judge = None;
-        walk_by(&mut System::new(), &FAMILIES, &mut |connections| {
+        walk_by(&mut System::new(), &mut |connections| {
             let mut inner = self.lock();
             if !goes_on(&inner) {
                 return Err(io::ErrorKind::Interrupted.into());
@@ -152,7 +149,7 @@ impl State {
 /// If the kernel's table of connections cannot be read.
 pub(super) fn end_connections(of: &BTreeSet<IpAddr>) -> Result<(), Error> {
     let denied = &mut |connections: &[Connection]| Ok(connections.iter().map(|c| touches(of, c)).collect());
-    let done = System::new().cut(&FAMILIES, denied);
+    let done = System::new().cut(denied);
     done.map(|_| ()).map_err(|error| Error::io("the table of connections", error))
 }
 
