@@ -52,6 +52,11 @@ pub trait Origins {
     /// A short text for an origin, for example `shop/db-test policies.yaml:12:3`. A backend takes out of it what its
     /// comments cannot hold.
     fn label(&self, origin: Origin) -> String;
+
+    /// The policy alone, for example `shop/db-test`.
+    fn policy(&self, origin: Origin) -> String {
+        self.label(origin)
+    }
 }
 
 /// The direction of a rule, seen from its subject.

@@ -28,8 +28,9 @@ pub fn mutations(ruleset: &Ruleset) -> Vec<Mutation> {
             ruleset.tables.insert(*family, table);
             found.push(Mutation { kind, what: format!("{family} {what}"), family: *family, ruleset });
         };
+        let deny = table.chains.keys().find(|name| is_deny(name)).map(String::as_str);
         for (name, chain) in &table.chains {
-            for (kind, what, changed) in of_chain(*family, chain) {
+            for (kind, what, changed) in of_chain(*family, chain, deny) {
                 let mut table = table.clone();
                 table.chains.insert(name.clone(), changed);
                 add(kind, format!("chain {name}: {what}"), table);
@@ -37,7 +38,7 @@ pub fn mutations(ruleset: &Ruleset) -> Vec<Mutation> {
         }
         let addresses: BTreeSet<u128> = table.sets.values().flat_map(addresses).collect();
         for (name, set) in &table.sets {
-            for (kind, what, changed) in of_set(*family, set, &addresses) {
+            for (kind, what, changed) in of_set(*family, set, &addresses, deny) {
                 let mut table = table.clone();
                 table.sets.insert(name.clone(), changed);
                 add(kind, format!("set {name}: {what}"), table);
@@ -47,10 +48,15 @@ pub fn mutations(ruleset: &Ruleset) -> Vec<Mutation> {
     found
 }
 
+/// Whether a chain of this name drops what no policy allows.
+fn is_deny(name: &str) -> bool {
+    name.starts_with("deny_")
+}
+
 /// A kind of mutation, what it was done to, and the result.
 type Step<T> = (&'static str, String, T);
 
-fn of_chain(family: Family, chain: &Chain) -> Vec<Step<Chain>> {
+fn of_chain(family: Family, chain: &Chain, deny: Option<&str>) -> Vec<Step<Chain>> {
     let mut found = Vec::new();
     if chain.hook.is_some() {
         found.push(("remove hook", String::new(), Chain { hook: None, ..chain.clone() }));
@@ -64,7 +70,7 @@ fn of_chain(family: Family, chain: &Chain) -> Vec<Step<Chain>> {
             swapped.rules.swap(i, i + 1);
             found.push(("swap rules", format!("{i}"), swapped));
         }
-        for (kind, what, rule) in of_rule(family, rule) {
+        for (kind, what, rule) in of_rule(family, rule, deny) {
             let mut changed = chain.clone();
             changed.rules[i] = rule;
             found.push((kind, format!("{i}: {what}"), changed));
@@ -73,11 +79,11 @@ fn of_chain(family: Family, chain: &Chain) -> Vec<Step<Chain>> {
     found
 }
 
-fn of_rule(family: Family, rule: &Rule) -> Vec<Step<Rule>> {
+fn of_rule(family: Family, rule: &Rule, deny: Option<&str>) -> Vec<Step<Rule>> {
     let mut found = Vec::new();
     match &rule.outcome {
         Outcome::Verdict(verdict) => {
-            for (kind, other) in other_verdicts(verdict) {
+            for (kind, other) in other_verdicts(verdict, deny) {
                 let what = format!("{other:?}");
                 found.push((kind, what, Rule { outcome: Outcome::Verdict(other), ..rule.clone() }));
             }
@@ -114,23 +120,25 @@ fn of_rule(family: Family, rule: &Rule) -> Vec<Step<Rule>> {
     found
 }
 
-/// Verdicts that this one is easily taken for.
-fn other_verdicts(verdict: &Verdict) -> Vec<(&'static str, Verdict)> {
-    let deny = || Verdict::Goto("deny".to_owned());
+/// Verdicts that this one is easily taken for. `deny` is a chain that drops, if there is one.
+fn other_verdicts(verdict: &Verdict, deny: Option<&str>) -> Vec<(&'static str, Verdict)> {
+    let deny = |kind| deny.map(|deny| (kind, Verdict::Goto(deny.to_owned())));
     match verdict {
         Verdict::Accept => vec![("drop for accept", Verdict::Drop), ("return for accept", Verdict::Return)],
         Verdict::Drop => vec![("accept for drop", Verdict::Accept), ("return for drop", Verdict::Return)],
-        Verdict::Return => vec![("deny for return", deny()), ("accept for return", Verdict::Accept)],
-        Verdict::Goto(chain) if chain == "deny" => vec![
+        Verdict::Return => {
+            [("accept for return", Verdict::Accept)].into_iter().chain(deny("deny for return")).collect()
+        }
+        Verdict::Goto(chain) if is_deny(chain) => vec![
             ("return for deny", Verdict::Return),
             ("drop for deny", Verdict::Drop),
             ("jump for goto deny", Verdict::Jump(chain.clone())),
         ],
-        Verdict::Goto(chain) => vec![
-            ("jump for goto", Verdict::Jump(chain.clone())),
-            ("return for goto", Verdict::Return),
-            ("deny for goto", deny()),
-        ],
+        Verdict::Goto(chain) => {
+            let others =
+                [("jump for goto", Verdict::Jump(chain.clone())), ("return for goto", Verdict::Return)];
+            others.into_iter().chain(deny("deny for goto")).collect()
+        }
         Verdict::Jump(chain) => vec![
             ("goto for jump", Verdict::Goto(chain.clone())),
             ("return for jump", Verdict::Return),
@@ -167,7 +175,7 @@ fn other_protocols(number: u8) -> Vec<u8> {
     [6, 17, 132, 47].into_iter().filter(|n| *n != number).take(2).collect()
 }
 
-fn of_set(family: Family, set: &Set, addresses: &BTreeSet<u128>) -> Vec<Step<Set>> {
+fn of_set(family: Family, set: &Set, addresses: &BTreeSet<u128>, deny: Option<&str>) -> Vec<Step<Set>> {
     let mut found = Vec::new();
     match &set.elements {
         Elements::Addrs(list) => of_addresses(family, set, list, addresses, &mut found),
@@ -177,7 +185,7 @@ fn of_set(family: Family, set: &Set, addresses: &BTreeSet<u128>) -> Vec<Step<Set
                 let mut fewer = map.clone();
                 fewer.remove(keys);
                 found.push(("drop element", what.clone(), with(set, fewer)));
-                for (kind, other) in verdict.iter().flat_map(other_verdicts) {
+                for (kind, other) in verdict.iter().flat_map(|verdict| other_verdicts(verdict, deny)) {
                     let mut changed = map.clone();
                     changed.insert(keys.clone(), Some(other.clone()));
                     found.push((kind, format!("{what}: {other:?}"), with(set, changed)));

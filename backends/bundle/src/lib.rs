@@ -12,6 +12,7 @@
 mod artifacts;
 pub mod bpf;
 mod bundle;
+pub mod comment;
 pub mod ipt;
 mod json;
 pub mod limits;
@@ -26,5 +27,7 @@ pub use artifacts::{
     IPTABLES_PLAIN, IptablesFiles, ReadBack, SCRIPT,
 };
 pub use bundle::{BINDINGS, Bundle, BundleError, MANIFEST, POLICIES, PROVENANCE, Parts, limit};
-pub use manifest::{Artifact, Backend, Bindings, FORMAT, FileEntry, LocalPod, Manifest, Origin, Provenance};
+pub use manifest::{
+    Artifact, Backend, Bindings, CLASSES, FORMAT, FileEntry, LocalPod, Manifest, Origin, Provenance,
+};
 pub use nft::Version;

@@ -14,6 +14,9 @@ use std::net::IpAddr;
 /// The version of the format itself.
 pub const FORMAT: u32 = 2;
 
+/// Among the [figures](Manifest::counts): how many kinds of pods the rules tell apart.
+pub const CLASSES: &str = "classes";
+
 /// A way to enforce policies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

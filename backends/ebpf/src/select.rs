@@ -102,7 +102,7 @@ pub fn plan(matrix: &Matrix, host: Host, origins: &dyn Origins) -> Result<Plan, 
     within("sets of ports", tables.ports.len(), limits::BPF_PORT_SETS)?;
     let provenance: Vec<Vec<Origin>> = rows.iter().map(|&(p, _)| row_origins(matrix, p)).collect();
     let labels = rows.iter().zip(&provenance).map(|(&(_, direction), list)| {
-        let names: BTreeSet<String> = list.iter().map(|o| origins.label(*o)).collect();
+        let names: BTreeSet<String> = list.iter().map(|o| origins.policy(*o)).collect();
         format!("{direction} {}", names.into_iter().collect::<Vec<_>>().join(", "))
     });
     let rows = labels.collect();

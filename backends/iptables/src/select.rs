@@ -11,7 +11,8 @@
 //! - the chain of a profile (`OUT`, `IN`) leads from protocol and port, by a tree if there are many, to the chain of one
 //!   distinct set of peers (`TO`, `FROM`): one lookup in an ipset, whatever pods, blocks and exceptions it has, since in a
 //!   `hash:net` the longest prefix decides; a few rules if there are few peers; a tree where the kernel has no ipset;
-//! - what nothing allowed ends in `NETPOLC-DENY`.
+//! - what nothing allowed ends in `DENY-*`, one for each list of policies that isolate a pod in a direction, so that what is
+//!   dropped is counted for them; without sets in `NETPOLC-DENY`.
 //!
 //! What is allowed returns to `FORWARD`: netpolc takes packets away, and never past the rules of others.
 //!
@@ -39,7 +40,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use tree::{Item, Tree};
 
-/// The chain that drops.
+/// The chain that drops, where there are no sets.
 pub const DENY: &str = "NETPOLC-DENY";
 /// The chain of table `mangle` for packets that came from elsewhere than their source.
 pub const SPOOF: &str = "NETPOLC-SPOOF";
@@ -93,6 +94,22 @@ struct Planned {
 impl Planned {
     fn plain(target: Target) -> Planned {
         Planned { target, objects: Rc::default() }
+    }
+
+    /// The same, with what goes to [`DENY`] going to this chain.
+    fn denying(self, deny: &str) -> Planned {
+        if deny == DENY {
+            return self;
+        }
+        // Chains that lead to others come after them.
+        let mut names: HashMap<&str, String> = HashMap::from([(DENY, deny.to_owned())]);
+        let mut objects = Vec::new();
+        for object in self.objects.iter() {
+            let renamed = object.leading(&names);
+            names.insert(&object.name, renamed.name.clone());
+            objects.push(renamed);
+        }
+        Planned { target: led(&self.target, &names), objects: Rc::new(objects) }
     }
 }
 
@@ -207,7 +224,7 @@ impl<'m> Selector<'m> {
             if let (Some(text), Some(rule)) =
                 (text, chains.get_mut(&name).and_then(|rules| rules.first_mut()))
             {
-                rule.comment = Some(text);
+                rule.comment.get_or_insert(text);
             }
             let known = plan.provenance.entry(name).or_default();
             known.extend(origins);
@@ -242,7 +259,9 @@ impl<'m> Selector<'m> {
             entry.push(rule(Vec::new(), target));
         }
         builder.chains.insert(FORWARD.to_owned(), entry);
-        builder.chains.insert(DENY.to_owned(), deny());
+        if !self.sets {
+            builder.chains.insert(DENY.to_owned(), deny());
+        }
         Ok(())
     }
 
@@ -394,5 +413,15 @@ impl Builder<'_> {
     fn set(&mut self, name: &str, set: &ipt::Set) -> Result<(), Unsupported> {
         let known = self.ruleset.sets.entry(name.to_owned()).or_insert_with(|| set.clone());
         if known == set { Ok(()) } else { Err(Unsupported::NameCollision(name.to_owned())) }
+    }
+}
+
+/// Where a target leads if chains are called otherwise.
+fn led(target: &Target, names: &HashMap<&str, String>) -> Target {
+    let name = |name: &str| names.get(name).cloned();
+    match target {
+        Target::Goto(chain) => name(chain).map_or_else(|| target.clone(), Target::Goto),
+        Target::Jump(chain) => name(chain).map_or_else(|| target.clone(), Target::Jump),
+        Target::Return | Target::Drop => target.clone(),
     }
 }

@@ -12,11 +12,12 @@
 //!   (`ranges_*`), and in the defaults;
 //! - these lead to the chain of one distinct set of peers (`to_*`, `from_*`): one hash lookup for pods, one for each
 //!   prefix length of blocks, longest first, so that `except` needs nothing more;
-//! - what nothing allowed ends in `deny`, where a pod that talks to itself still passes.
+//! - what nothing allowed ends in `deny_*`, where a pod that talks to itself still passes. There is one for each list of
+//!   policies that isolate a pod in a direction, so that what is dropped is counted for them.
 //!
 //! So a packet costs the same at 10 and at 10,000 policies. Objects are named by their content: equal content is one
-//! object, and a change of a policy changes the names on the way to it and nothing else. The exceptions are `deny`,
-//! `self`, `spoof`, `local`, `podif` and `podaddr`, whose content is harmless while it is between two versions.
+//! object, and a change of a policy changes the names on the way to it and nothing else. The exceptions are `self`, `spoof`,
+//! `local`, `podif` and `podaddr`, whose content is harmless while it is between two versions.
 
 mod fixed;
 mod frame;
@@ -25,19 +26,19 @@ mod profile;
 
 use crate::limits;
 use frame::{Pods, frame};
+use netpolc_bundle::comment::joined;
 use netpolc_bundle::nft::{
     self, Chain, Elements, Field, Key, KeyType, Match, Outcome, Rule, Ruleset, Set, Table, Verdict,
 };
 use netpolc_ir::addr::{Family, bits};
 use netpolc_ir::matrix::{Matrix, Peers, Profile};
 use netpolc_ir::unit::{Class, Direction, Host, Origin};
+use peers::PeersChain;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::rc::Rc;
 
-/// The chain that drops.
-pub const DENY: &str = "deny";
 /// The set of pairs `pod . pod`: a pod always reaches itself.
 pub const SELF: &str = "self";
 /// The chain that drops spoofed packets.
@@ -108,7 +109,8 @@ pub struct Selector<'m> {
     members: [Vec<Vec<u128>>; 2],
     /// For each set of peers, the rules that use it, by direction.
     peer_origins: HashMap<(Peers, Direction), BTreeSet<Origin>>,
-    peers: HashMap<(Peers, Direction, Family), Target>,
+    /// Without a chain that drops, which each profile has for itself.
+    peers: HashMap<(Peers, Direction, Family), Rc<PeersChain>>,
     profiles: HashMap<(Profile, Direction, Family), Target>,
 }
 
@@ -180,7 +182,7 @@ impl<'m> Selector<'m> {
                 let mut targets = [Verdict::Return, Verdict::Return];
                 for (direction, profile) in Direction::ALL.into_iter().zip(profiles) {
                     let Some(profile) = profile else { continue };
-                    let target = self.profile(profile, direction, family)?;
+                    let target = self.profile(profile, direction, family);
                     builder.objects(&target.objects)?;
                     targets[direction as usize] = target.verdict;
                 }
@@ -214,30 +216,13 @@ impl<'m> Selector<'m> {
 
 /// A comment that names origins, as many as fit.
 pub(crate) fn comment(names: &dyn Origins, origins: impl IntoIterator<Item = Origin>) -> Option<String> {
-    let labels: BTreeSet<String> = origins.into_iter().map(|o| clean(&names.label(o))).collect();
-    join_within(labels.into_iter().collect(), limits::COMMENT_BYTES)
+    let labels = origins.into_iter().map(|o| clean(&names.label(o))).collect();
+    joined(&labels, limits::COMMENT_BYTES, "rules")
 }
 
 /// Only what a quoted string of nft can hold.
 fn clean(text: &str) -> String {
     text.chars().filter(|c| !c.is_control() && !matches!(c, '"' | '\\')).collect()
-}
-
-/// Joins with commas as many texts as fit, and says how many did not.
-fn join_within(texts: Vec<String>, limit: usize) -> Option<String> {
-    let mut joined = String::new();
-    for (i, text) in texts.iter().enumerate() {
-        let rest = texts.len() - i;
-        let room = if rest > 1 { limit.saturating_sub(", +99999".len()) } else { limit };
-        let separator = if joined.is_empty() { 0 } else { 2 };
-        if joined.len() + separator + text.len() > room {
-            joined.push_str(&if joined.is_empty() { format!("{rest} rules") } else { format!(", +{rest}") });
-            break;
-        }
-        joined.push_str(if separator == 0 { "" } else { ", " });
-        joined.push_str(text);
-    }
-    (!joined.is_empty()).then_some(joined)
 }
 
 fn addr_set(comment: Option<String>) -> Set {
@@ -248,12 +233,12 @@ fn rule(matches: Vec<Match>, verdict: Verdict) -> Rule {
     Rule { matches, counter: false, outcome: Outcome::Verdict(verdict), comment: None }
 }
 
-/// Puts a comment that may change to the first rule of a chain that judges. Rules are made anew whenever a script is
+/// Puts a comment that may change to the first rule of a chain that judges and has none. Rules are made anew whenever a script is
 /// loaded; a chain or a set keeps in the kernel the comment that it was made with, so theirs never change.
 fn label(rules: &mut [Rule], comment: Option<String>) {
-    let spoof = Outcome::Verdict(Verdict::Jump(SPOOF.to_owned()));
-    if let Some(first) = rules.iter_mut().find(|rule| rule.outcome != spoof) {
-        first.comment = comment;
+    let others = [Verdict::Jump(SPOOF.to_owned()), Verdict::Accept].map(Outcome::Verdict);
+    if let Some(first) = rules.iter_mut().find(|rule| !others.contains(&rule.outcome)) {
+        first.comment = first.comment.take().or(comment);
     }
 }
 

@@ -3,7 +3,8 @@
 use crate::labels::Labels;
 use crate::machines::{Machines, MachinesError};
 use netpolc_bundle::{
-    Artifact, Artifacts, Backend, Bindings, Bundle, EbpfFiles, IptablesFiles, LocalPod, Parts, Provenance,
+    Artifact, Artifacts, Backend, Bindings, Bundle, CLASSES, EbpfFiles, IptablesFiles, LocalPod, Parts,
+    Provenance,
 };
 use netpolc_ebpf::contents::Established;
 use netpolc_frontend::model::Model;
@@ -122,7 +123,8 @@ impl<'c> NodeBuilder<'c> {
     /// If a backend cannot express the policies, or if a proof fails.
     pub fn build(&mut self, host: Host) -> Result<Built, BuildError> {
         let bug = |e: &dyn std::fmt::Display| BuildError::Bug(e.to_string());
-        let Gathered { artifacts, provenance, counts, notes } = self.gather(host)?;
+        let Gathered { artifacts, provenance, mut counts, notes } = self.gather(host)?;
+        counts.insert(CLASSES.to_owned(), self.matrix.classes.len() as u64);
         let data = &self.matrix.hosts[host];
         let objects = provenance.into_iter().map(|(name, origins)| (name, self.labels.places(&origins)));
         let parts = Parts {

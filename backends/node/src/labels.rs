@@ -10,6 +10,7 @@ use std::collections::HashMap;
 #[derive(Debug)]
 pub struct Labels {
     labels: Vec<String>,
+    policies: Vec<String>,
     places: HashMap<Origin, Place>,
 }
 
@@ -30,13 +31,12 @@ impl Labels {
             };
             known.insert(Origin(i as u32), place);
         }
-        Labels { labels, places: known }
+        Labels { labels, policies: policies(model), places: known }
     }
 
     /// Labels that name the policy alone, where there are no sources to name places in.
     pub fn of_policies(model: &Model) -> Labels {
-        let labels = model.origins.iter().map(|origin| origin.policy.clone()).collect();
-        Labels { labels, places: HashMap::new() }
+        Labels { labels: policies(model), policies: policies(model), places: HashMap::new() }
     }
 
     /// The places of some origins, for a bundle's provenance.
@@ -49,4 +49,12 @@ impl Origins for Labels {
     fn label(&self, origin: Origin) -> String {
         self.labels.get(origin.0 as usize).cloned().unwrap_or_default()
     }
+
+    fn policy(&self, origin: Origin) -> String {
+        self.policies.get(origin.0 as usize).cloned().unwrap_or_default()
+    }
+}
+
+fn policies(model: &Model) -> Vec<String> {
+    model.origins.iter().map(|origin| origin.policy.clone()).collect()
 }

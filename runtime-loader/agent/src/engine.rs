@@ -22,7 +22,7 @@ use crate::trim::{CLUSTER_POLICY_API, POLICY_API};
 use job::{Done, Job, Task, Work};
 use k8s_openapi::api::core::v1::ObjectReference;
 use netpolc_bundle::wire::{FromAgent, ToAgent};
-use netpolc_bundle::{Backend, LocalPod};
+use netpolc_bundle::{Backend, CLASSES, LocalPod};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -357,6 +357,8 @@ impl Engine {
     fn in_force(&mut self, link: &Link, sent: bool) {
         let Some(bundle) = link.bundle() else { return };
         self.in_force.generation = self.compiled;
+        let classes = bundle.manifest.counts.get(CLASSES).copied().unwrap_or_default();
+        self.metrics.classes.set(usize::try_from(classes).unwrap_or(usize::MAX));
         // The bundle is ours, so its bindings can be read.
         let bindings = bundle.bindings().unwrap_or_default().pods.into_iter();
         let pairs = bindings.flat_map(|pod| pod.addresses.into_iter().map(move |a| (a, pod.name.clone())));

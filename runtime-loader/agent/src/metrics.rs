@@ -71,6 +71,7 @@ pub struct Metrics {
     pub compile: Histogram,
     pub policies: Number,
     pub pods: Number,
+    pub classes: Number,
     pub local_pods: Number,
     pub uncompilable: Number,
     pub unreadable: Number,
@@ -110,6 +111,7 @@ impl Metrics {
                 "Pods of the cluster that are known, without those of the host's network.",
                 &self.pods,
             ),
+            ("classes", "gauge", "Kinds of pods that the rules of this node tell apart.", &self.classes),
             ("local_pods", "gauge", "Pods of this node whose addresses are in force.", &self.local_pods),
             (
                 "uncompilable_policies",

@@ -72,8 +72,33 @@ pub struct InForce {
     pub interfaces: Vec<String>,
     /// How many packets were dropped, by what dropped them.
     pub dropped_packets: BTreeMap<String, u64>,
+    /// How many of them no policy allows, as far as the rules say for whom they count.
+    pub denied: Vec<Denied>,
     /// What differs from the version that the kernel's objects name, or from the bundle that was given.
     pub drift: Vec<String>,
+}
+
+/// Packets that no policy allows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Denied {
+    /// `ingress` where they were to a pod, `egress` where they were from one.
+    pub direction: String,
+    /// The policies that isolate the pod so, `namespace/name`, with commas between; of many the first.
+    pub policies: String,
+    /// How many there were since the version came into force.
+    pub packets: u64,
+}
+
+impl Denied {
+    /// From packets by direction and policies.
+    pub(crate) fn list(packets: BTreeMap<(&str, &str), u64>) -> Vec<Denied> {
+        let denied = |((direction, policies), packets): ((&str, &str), u64)| Denied {
+            direction: direction.to_owned(),
+            policies: policies.to_owned(),
+            packets,
+        };
+        packets.into_iter().map(denied).collect()
+    }
 }
 
 fn as_text<S: serde::Serializer>(backend: &Backend, serializer: S) -> Result<S::Ok, S::Error> {

@@ -20,7 +20,7 @@ mod track;
 
 use crate::Error;
 use crate::cut::Established;
-use crate::dataplane::{Dataplane, Goal, InForce, Outcome};
+use crate::dataplane::{Dataplane, Denied, Goal, InForce, Outcome};
 use crate::kernel::Kernel;
 use crate::routes::PodInterfaces;
 use generation::{Generation, Meta, Wanted};
@@ -28,6 +28,8 @@ use hook::Hook;
 use netpolc_bundle::bpf::Field;
 use netpolc_bundle::bpf::contents::{Contents, Pod};
 use netpolc_bundle::bpf::layout::SHARED;
+use netpolc_bundle::comment::{denying, not_allowed};
+use netpolc_bundle::limits;
 use netpolc_bundle::rebind::Unlike;
 use netpolc_bundle::{Artifact, Backend, LocalPod, Version};
 use nix::net::if_::if_nametoindex;
@@ -119,7 +121,12 @@ impl Dataplane for Ebpf {
         if let (Some(goal), Some(live)) = (goal, &seen.live) {
             against(goal, live, seen.settled, &mut drift);
         }
-        Ok(Some(seen.in_force(drift)))
+        let mut found = seen.in_force(drift);
+        let pair = goal.and_then(|goal| goal.read.ebpf.as_ref());
+        if let (Some(pair), Some(live)) = (pair, &seen.live) {
+            found.denied = denied(&pair.cut.contents, live.meta.version);
+        }
+        Ok(Some(found))
     }
 
     fn remove(&self, kernel: &mut dyn Kernel) -> Result<Vec<String>, Error> {
@@ -262,7 +269,7 @@ impl Observed {
             }
             let indices = live.interfaces().unwrap_or_default().into_keys();
             interfaces.extend(indices.map(name_of));
-            dropped_packets.insert("deny".to_owned(), live.denied().unwrap_or(0));
+            dropped_packets.insert("deny".to_owned(), sum(&live.denied().unwrap_or_default()));
         }
         let version = self.live.as_ref().map(|live| live.meta.version.to_string());
         InForce {
@@ -271,9 +278,31 @@ impl Observed {
             counts,
             interfaces,
             dropped_packets,
+            denied: Vec::new(),
             drift,
         }
     }
+}
+
+fn sum(packets: &[u64]) -> u64 {
+    packets.iter().fold(0, |sum, packets| sum.saturating_add(*packets))
+}
+
+/// The packets that were denied, by the policies behind the rows; nothing if another version is in force.
+pub(crate) fn denied(contents: &Contents, version: Version) -> Vec<Denied> {
+    let Some(dir) = bpffs::find().ok().flatten().filter(|dir| dir.exists()) else { return Vec::new() };
+    let live = observe(&dir).live.filter(|live| live.meta.version == version);
+    let packets = live.and_then(|live| live.denied().ok()).unwrap_or_default();
+    let rows = packets.chunks(contents.columns.max(1) as usize).map(sum);
+    let mut denied: BTreeMap<String, u64> = BTreeMap::new();
+    for (label, packets) in contents.rows.iter().zip(rows) {
+        let (direction, policies) = label.split_once(' ').unwrap_or_default();
+        // As many as rules of nftables would name, so that what is counted is called the same.
+        let policies = policies.split(", ").map(str::to_owned).collect();
+        let sum = denied.entry(not_allowed(direction, &policies, limits::COMMENT_BYTES)).or_default();
+        *sum = sum.saturating_add(packets);
+    }
+    Denied::list(denied.iter().filter_map(|(said, packets)| Some((denying(said)?, *packets))).collect())
 }
 
 /// The name of an interface, or its number if it is gone.

@@ -15,9 +15,10 @@ pub mod probe;
 pub mod variant;
 
 use crate::Error;
-use crate::dataplane::{Dataplane, Goal, InForce, Outcome};
+use crate::dataplane::{Dataplane, Denied, Goal, InForce, Outcome};
 use crate::kernel::{Kernel, Step};
 use compare::{differences, same_comments};
+use counters::Dropped;
 use netpolc_bundle::ipt::{self, Family, Ruleset};
 use netpolc_bundle::{Artifact, Backend, Version};
 use observe::{Observed, observe, word};
@@ -98,7 +99,7 @@ impl Dataplane for Iptables {
 
     fn status(&self, kernel: &mut dyn Kernel, goal: Option<&Goal<'_>>) -> Result<Option<InForce>, Error> {
         let mut views = Views::take_ours(kernel, Scope::Counters)?;
-        let mut dropped = BTreeMap::new();
+        let mut dropped = Dropped::default();
         for text in views.views.iter_mut().flat_map(|view| view.texts.values_mut()) {
             counters::dropped(text, &mut dropped);
             *text = counters::strip(text);
@@ -148,6 +149,7 @@ fn without_chains(kernel: &mut dyn Kernel) -> Result<Option<InForce>, Error> {
         counts: BTreeMap::from([("sets".to_owned(), sets)]),
         interfaces: Vec::new(),
         dropped_packets: BTreeMap::new(),
+        denied: Vec::new(),
         drift: vec![NO_CHAINS.to_owned()],
     }))
 }
@@ -386,7 +388,7 @@ fn against(goal: &Goal<'_>, seen: &Observed) -> Vec<String> {
     lines
 }
 
-fn in_force(seen: &Observed, drift: Vec<String>, dropped_packets: BTreeMap<String, u64>) -> InForce {
+fn in_force(seen: &Observed, drift: Vec<String>, dropped: Dropped) -> InForce {
     let mut counts: BTreeMap<String, u64> = BTreeMap::new();
     let mut interfaces = Vec::new();
     for family in seen.tables.keys() {
@@ -406,5 +408,16 @@ fn in_force(seen: &Observed, drift: Vec<String>, dropped_packets: BTreeMap<Strin
     interfaces.sort_unstable();
     interfaces.dedup();
     let version = seen.in_force().map(|version| version.to_string());
-    InForce { backend: Backend::Iptables, version, counts, interfaces, dropped_packets, drift }
+    let denied = dropped.denied.iter();
+    let denied =
+        denied.map(|((direction, policies), n)| ((direction.as_str(), policies.as_str()), *n)).collect();
+    InForce {
+        backend: Backend::Iptables,
+        version,
+        counts,
+        interfaces,
+        dropped_packets: dropped.by,
+        denied: Denied::list(denied),
+        drift,
+    }
 }

@@ -2,6 +2,7 @@
 //! bundle can be brought into force by what it changes.
 
 use crate::batch::{Batch, Committed};
+use crate::dataplane::Denied;
 use crate::ebpf::judging;
 use crate::judge::Judge;
 use crate::kernel::Kernel;
@@ -153,6 +154,11 @@ impl Live {
             }
             _ => Judge::nftables(self.version, &self.read),
         }
+    }
+
+    /// The packets that no policy allows, where the rules in the kernel do not say for whom they count.
+    pub fn denied(&self) -> Option<Vec<Denied>> {
+        Some(ebpf::denied(&self.read.ebpf.as_ref()?.cut.contents, self.version))
     }
 
     /// Whether every packet is judged under eBPF, and no longer is once connections were ended.

@@ -8,10 +8,11 @@ pub mod observe;
 pub mod plan;
 
 use crate::Error;
-use crate::dataplane::{Dataplane, InForce, Outcome};
+use crate::dataplane::{Dataplane, Denied, InForce, Outcome};
 use crate::kernel::Kernel;
 use compare::{differences, same_comments};
 use filled::filling;
+use netpolc_bundle::comment::denying;
 use netpolc_bundle::nft::{FILLED, Ruleset};
 use netpolc_bundle::{Artifact, Backend, Version};
 use observe::{Observed, observe};
@@ -98,6 +99,7 @@ fn in_force(seen: &Observed, drift: Vec<String>) -> InForce {
     let mut counts: BTreeMap<String, u64> = BTreeMap::new();
     let mut interfaces = Vec::new();
     let mut dropped_packets = BTreeMap::new();
+    let mut denied: BTreeMap<(&str, &str), u64> = BTreeMap::new();
     for (family, view) in &seen.tables {
         let mut count = |what: &str, n: usize| {
             counts.insert(format!("{family}.{what}"), n as u64);
@@ -109,15 +111,21 @@ fn in_force(seen: &Observed, drift: Vec<String>) -> InForce {
             count("elements", table.sets.values().map(|set| set.elements.len()).sum());
         }
         interfaces.extend(view.interfaces().unwrap_or_default());
-        for (chain, packets) in dropped(&view.text) {
-            let sum: &mut u64 = dropped_packets.entry(chain).or_default();
-            *sum = sum.saturating_add(packets);
+        for drops in drops(&view.text) {
+            let kind = drops.chain.split('_').next().unwrap_or_default();
+            let sum: &mut u64 = dropped_packets.entry(kind.to_owned()).or_default();
+            *sum = sum.saturating_add(drops.packets);
+            if let Some(whose) = denying(drops.comment) {
+                let sum: &mut u64 = denied.entry(whose).or_default();
+                *sum = sum.saturating_add(drops.packets);
+            }
         }
     }
+    let denied = Denied::list(denied);
     interfaces.sort_unstable();
     interfaces.dedup();
     let version = seen.in_force().map(|version| version.to_string());
-    InForce { backend: Backend::Nftables, version, counts, interfaces, dropped_packets, drift }
+    InForce { backend: Backend::Nftables, version, counts, interfaces, dropped_packets, denied, drift }
 }
 
 /// What a sound script may still not do.
@@ -216,24 +224,29 @@ fn clean(kernel: &mut dyn Kernel, goal: &Goal<'_>, seen: &Observed, notes: &mut 
     }
 }
 
+/// What a rule dropped.
+struct Drops<'a> {
+    chain: &'a str,
+    packets: u64,
+    comment: &'a str,
+}
+
 /// The figures of `counter packets N bytes N drop` (or `accept`), which the parser leaves out.
-fn dropped(listing: &str) -> BTreeMap<String, u64> {
-    let mut sums = BTreeMap::new();
+fn drops(listing: &str) -> Vec<Drops<'_>> {
+    let mut found = Vec::new();
     let mut chain = "";
     for line in listing.lines() {
         let words: Vec<&str> = line.split_whitespace().collect();
         if let ["chain", name, "{"] = words.as_slice() {
-            chain = name.split('_').next().unwrap_or_default();
+            chain = name;
         }
         let figures = words.windows(6).find_map(|window| match window {
             // In audit mode a rule that would drop accepts; no other rule that accepts counts.
             ["counter", "packets", number, "bytes", _, "drop" | "accept"] => number.parse::<u64>().ok(),
             _ => None,
         });
-        if let Some(packets) = figures {
-            let sum: &mut u64 = sums.entry(chain.to_owned()).or_default();
-            *sum = sum.saturating_add(packets);
-        }
+        let comment = line.split_once(" comment \"").and_then(|(_, text)| text.trim_end().strip_suffix('"'));
+        found.extend(figures.map(|packets| Drops { chain, packets, comment: comment.unwrap_or_default() }));
     }
-    sums
+    found
 }

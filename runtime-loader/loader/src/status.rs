@@ -1,9 +1,10 @@
 //! `netpol-loader status`: what is in force.
 
 use crate::cut::Established;
-use crate::dataplane::{self, Goal, InForce};
+use crate::dataplane::{self, Denied, Goal, InForce};
 use crate::kernel::Kernel;
 use crate::{Error, bridges, routes};
+use netpolc_bundle::comment::NOT_ALLOWED;
 use netpolc_bundle::{Bundle, ReadBack};
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -88,6 +89,10 @@ impl fmt::Display for Status {
             writeln!(f, "{}: {}", found.backend, figures.join(", "))?;
             for (what, packets) in &found.dropped_packets {
                 writeln!(f, "{}: {packets} packets dropped by {what}", found.backend)?;
+            }
+            for Denied { direction, policies, packets } in found.denied.iter().filter(|d| d.packets > 0) {
+                let what = format!("{packets} packets {direction}{NOT_ALLOWED}{policies}");
+                writeln!(f, "{}: {what}", found.backend)?;
             }
         }
         for line in &self.drift {

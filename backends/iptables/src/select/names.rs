@@ -1,11 +1,12 @@
 //! Objects that are named by their content, and the comments on them.
 
-use super::Origins;
+use super::{Origins, led, rule};
 use crate::limits;
-use netpolc_bundle::ipt::{Family, PREFIX, Prefix, Rule, Set, SetKind};
-use netpolc_ir::unit::Origin;
+use netpolc_bundle::comment::{joined, not_allowed};
+use netpolc_bundle::ipt::{Family, PREFIX, Prefix, Rule, Set, SetKind, Target};
+use netpolc_ir::unit::{Direction, Origin};
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
 /// An object that several nodes share: objects of equal content are one, and the comment names the policies behind all of
@@ -21,6 +22,17 @@ pub(super) struct Object {
 pub(super) enum Content {
     Set(Rc<Set>),
     Chain(Rc<Vec<Rule>>),
+}
+
+impl Object {
+    /// The same, where chains are called otherwise; and so is this one, if it leads to them.
+    pub(super) fn leading(&self, names: &HashMap<&str, String>) -> Object {
+        let Content::Chain(rules) = &self.content else { return self.clone() };
+        let rules: Vec<Rule> =
+            rules.iter().map(|rule| Rule { target: led(&rule.target, names), ..rule.clone() }).collect();
+        let kind = self.name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+        chain(kind.unwrap_or_default(), rules, self.origins.clone())
+    }
 }
 
 /// A chain. Comments do not count for its name, so that a line that is inserted above a policy renames nothing.
@@ -54,29 +66,22 @@ fn content_name(kind: &str, content: &impl std::fmt::Debug) -> String {
 
 /// A comment that names origins, as many as fit.
 pub(super) fn comment(names: &dyn Origins, origins: impl IntoIterator<Item = Origin>) -> Option<String> {
-    let labels: BTreeSet<String> = origins.into_iter().map(|o| clean(&names.label(o))).collect();
-    join_within(labels.into_iter().filter(|l| !l.is_empty()).collect(), limits::IPT_COMMENT_BYTES)
+    let labels = origins.into_iter().map(|o| clean(&names.label(o))).filter(|l| !l.is_empty()).collect();
+    joined(&labels, limits::IPT_COMMENT_BYTES, "rules")
+}
+
+/// The chain that drops what a profile does not allow. Its name, and its comment, are those of the policies, so that it
+/// stays while they change, and says for whom it counts.
+pub(super) fn denying(names: &dyn Origins, direction: Direction, origins: Rc<Vec<Origin>>) -> Object {
+    let policies: BTreeSet<String> = origins.iter().map(|origin| clean(&names.policy(*origin))).collect();
+    let name = content_name("DENY", &(direction, &policies));
+    let comment = not_allowed(&direction.to_string(), &policies, limits::IPT_COMMENT_BYTES);
+    let rule = Rule { comment: Some(comment), ..rule(Vec::new(), Target::Drop) };
+    Object { name, content: Content::Chain(Rc::new(vec![rule])), origins }
 }
 
 /// Only what stands unchanged between double quotes: iptables-restore takes a backslash and a quote as its own, and ends
 /// a rule at the end of a line.
 fn clean(text: &str) -> String {
     text.chars().filter(|c| !c.is_control() && !matches!(c, '"' | '\\' | '\'')).collect()
-}
-
-/// Joins with commas as many texts as fit, and says how many did not.
-fn join_within(texts: Vec<String>, limit: usize) -> Option<String> {
-    let mut joined = String::new();
-    for (i, text) in texts.iter().enumerate() {
-        let rest = texts.len() - i;
-        let room = if rest > 1 { limit.saturating_sub(", +99999".len()) } else { limit };
-        let separator = if joined.is_empty() { 0 } else { 2 };
-        if joined.len() + separator + text.len() > room {
-            joined.push_str(&if joined.is_empty() { format!("{rest} rules") } else { format!(", +{rest}") });
-            break;
-        }
-        joined.push_str(if separator == 0 { "" } else { ", " });
-        joined.push_str(text);
-    }
-    (!joined.is_empty()).then_some(joined)
 }

@@ -1,5 +1,6 @@
 //! The chain of one profile: from protocol and port to the set of peers.
 
+use super::names::denying;
 use super::tree::fan_out;
 use super::{DENY, Object, Planned, Selector, chain, rule};
 use crate::limits;
@@ -26,9 +27,15 @@ impl Selector<'_> {
     }
 
     fn build_profile(&mut self, data: &ProfileData, direction: Direction, family: Family) -> Planned {
-        let mut objects: Vec<Object> = Vec::new();
+        let origins: BTreeSet<Origin> =
+            data.origins.iter().chain(data.cells().flat_map(|(_, c)| &c.origins)).copied().collect();
+        let origins: Rc<Vec<Origin>> = Rc::new(origins.into_iter().collect());
+        // Without sets, peers are trees, which profiles share with all that they lead to.
+        let denying = self.sets.then(|| denying(self.origins, direction, origins.clone()));
+        let deny = denying.as_ref().map_or(DENY, |object| object.name.as_str()).to_owned();
+        let mut objects: Vec<Object> = denying.into_iter().collect();
         let mut target = |this: &mut Self, cell: &Cell| -> Target {
-            let planned = this.peers(cell.peers, direction, family);
+            let planned = this.peers(cell.peers, direction, family).denying(&deny);
             objects.extend(planned.objects.iter().cloned());
             planned.target
         };
@@ -49,16 +56,17 @@ impl Selector<'_> {
             }
         }
         // A profile that denies everything keeps a chain of its own, whose comment names the policies behind it.
-        if transports.is_empty() && other != Target::Goto(DENY.to_owned()) {
+        if transports.is_empty() && other != Target::Goto(deny.clone()) {
+            if other == Target::Return {
+                objects.clear();
+            }
             return Planned { target: other, objects: Rc::new(objects) };
         }
-        let origins: BTreeSet<Origin> =
-            data.origins.iter().chain(data.cells().flat_map(|(_, c)| &c.origins)).copied().collect();
         let kind = match direction {
             Direction::Ingress => "IN",
             Direction::Egress => "OUT",
         };
-        let mut ports = Ports { kind, objects, origins: Rc::new(origins.into_iter().collect()) };
+        let mut ports = Ports { kind, objects, origins };
         let rules = ports.profile(transports, other);
         let name = ports.chain(rules);
         Planned { target: Target::Goto(name), objects: Rc::new(ports.objects) }

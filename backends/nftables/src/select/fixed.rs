@@ -1,4 +1,4 @@
-//! The chains that drop, which are the same on every node but for the set of isolated pods.
+//! The chains that drop, which are the same on every node but for the set of isolated pods and the policies that isolate them.
 
 use super::{DISCOVERY, SELF, rule};
 use netpolc_bundle::nft::{self, Chain, Field, LOCAL, Match, PODIF, Rule, Verdict};
@@ -7,10 +7,11 @@ fn counted(matches: Vec<Match>, comment: &str) -> Rule {
     Rule { counter: true, comment: Some(comment.to_owned()), ..rule(matches, Verdict::Drop) }
 }
 
-pub(super) fn deny_chain() -> Chain {
+/// Of one list of policies.
+pub(super) fn deny_chain(comment: String) -> Chain {
     let pair = vec![Field::Saddr, Field::Daddr];
     let itself = rule(vec![Match::InSet(pair, SELF.to_owned())], Verdict::Accept);
-    Chain { rules: vec![itself, counted(Vec::new(), "no policy allows it")], ..Chain::default() }
+    Chain { rules: vec![itself, counted(Vec::new(), &comment)], ..Chain::default() }
 }
 
 /// From an interface that leads to pods.

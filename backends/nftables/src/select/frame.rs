@@ -1,7 +1,7 @@
 //! What every node has: the base chain, the judge, and the maps that lead from either end of a packet to a profile.
 
-use super::fixed::{deny_chain, discovery_chain, from_pod, spoof_chain, strange_chain};
-use super::{Builder, DENY, DISCOVERY, FORWARD, PRIORITY, SELF, SPOOF, Unsupported, addr_set, rule};
+use super::fixed::{discovery_chain, from_pod, spoof_chain, strange_chain};
+use super::{Builder, DISCOVERY, FORWARD, PRIORITY, SELF, SPOOF, Unsupported, addr_set, rule};
 use netpolc_bundle::nft::{
     self, Chain, Elements, Field, Hook, Key, KeyType, LOCAL, Match, PODADDR, PODIF, Rule, Set, Verdict,
 };
@@ -52,7 +52,6 @@ pub(super) fn frame(builder: &mut Builder, mut pods: Pods) -> Result<(), Unsuppo
             ..Set::default()
         },
     )?;
-    builder.chain(DENY, deny_chain());
     builder.chain(SPOOF, spoof_chain());
     if builder.family == nft::Family::Ip6 {
         builder.chain(DISCOVERY, discovery_chain());

@@ -1,6 +1,6 @@
 //! The chain of one distinct set of peers.
 
-use super::{Content, DENY, Object, Selector, Target, Unsupported, addr_set, chain_name, rule, set_name};
+use super::{Content, Object, Selector, Target, addr_set, chain_name, rule, set_name};
 use crate::limits;
 use netpolc_bundle::nft::{BLOCKS, Chain, Elements, Field, Key, Match, Outcome, Rule, Set, Verdict};
 use netpolc_ir::addr::{AddrSet, Family, Ranges, bits};
@@ -10,6 +10,17 @@ use netpolc_ir::unit::{Direction, Origin};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+/// Where a packet goes whose port leads to a set of peers, for whatever chain drops.
+#[derive(Debug)]
+pub(super) enum PeersChain {
+    /// Everyone of the family may.
+    All,
+    /// Nobody may.
+    Nobody,
+    /// What looks at the peer.
+    Some(Parts),
+}
+
 impl Selector<'_> {
     /// Where a packet goes whose port leads to this set of peers: `return` if everyone of the family may, `deny` if
     /// nobody may, else a chain that looks at the peer.
@@ -18,47 +29,48 @@ impl Selector<'_> {
         peers: Peers,
         direction: Direction,
         family: Family,
-    ) -> Result<Target, Unsupported> {
-        if let Some(target) = self.peers.get(&(peers, direction, family)) {
-            return Ok(target.clone());
+        deny: &Verdict,
+    ) -> Target {
+        let key = (peers, direction, family);
+        let made = match self.peers.get(&key) {
+            Some(made) => made.clone(),
+            None => {
+                let made = Rc::new(self.build_peers(peers, direction, family));
+                self.peers.insert(key, made.clone());
+                made
+            }
+        };
+        let plain = |verdict| Target { verdict, objects: Rc::default() };
+        match &*made {
+            PeersChain::All => plain(Verdict::Return),
+            PeersChain::Nobody => plain(deny.clone()),
+            PeersChain::Some(parts) => parts.target(deny),
         }
-        let target = self.build_peers(peers, direction, family);
-        self.peers.insert((peers, direction, family), target.clone());
-        Ok(target)
     }
 
-    fn build_peers(&self, peers: Peers, direction: Direction, family: Family) -> Target {
+    fn build_peers(&self, peers: Peers, direction: Direction, family: Family) -> PeersChain {
         let set = &self.matrix.peers[peers];
         let Exact { pods, not } = self.exact(set, family);
         let blocks = set.unbound.family(family);
-        let plain = |verdict| Target { verdict, objects: Rc::default() };
         if pods.is_empty() && blocks.is_empty() {
-            return plain(Verdict::Goto(DENY.to_owned()));
+            return PeersChain::Nobody;
         }
         if not.is_empty() && *blocks == Ranges::new(vec![(0, family.max())]) {
-            return plain(Verdict::Return);
+            return PeersChain::All;
         }
         let origins: Vec<Origin> =
             self.peer_origins.get(&(peers, direction)).into_iter().flatten().copied().collect();
         let mut parts =
             Parts { direction, objects: Vec::new(), rules: Vec::new(), origins: Rc::new(origins) };
         if !not.is_empty() {
-            parts.addresses("not", not, Verdict::Goto(DENY.to_owned()));
+            parts.addresses("not", not, DENIED);
         }
         if !pods.is_empty() {
             parts.addresses("pods", pods, Verdict::Return);
         }
         parts.blocks(blocks, family);
-        parts.rules.push(rule(Vec::new(), Verdict::Goto(DENY.to_owned())));
-        let kind = match direction {
-            Direction::Ingress => "from",
-            Direction::Egress => "to",
-        };
-        let chain = Chain { rules: parts.rules, ..Chain::default() };
-        let name = chain_name(kind, &chain);
-        let (mut objects, origins) = (parts.objects, parts.origins);
-        objects.push(Object { name: name.clone(), content: Content::Chain(Rc::new(chain)), origins });
-        Target { verdict: Verdict::Goto(name), objects: Rc::new(objects) }
+        parts.rules.push(rule(Vec::new(), DENIED));
+        PeersChain::Some(parts)
     }
 
     /// The addresses of the peers, if they are pods alone; else nothing.
@@ -102,8 +114,12 @@ struct Exact {
     not: Vec<u128>,
 }
 
+/// What stands for the way to the chain that drops, as long as that has no name.
+const DENIED: Verdict = Verdict::Drop;
+
 /// The objects and rules of a chain in the making.
-struct Parts {
+#[derive(Debug)]
+pub(super) struct Parts {
     direction: Direction,
     objects: Vec<Object>,
     rules: Vec<Rule>,
@@ -111,6 +127,35 @@ struct Parts {
 }
 
 impl Parts {
+    /// The chain, and the sets that it needs. What it denies goes to `deny`.
+    fn target(&self, deny: &Verdict) -> Target {
+        let mut objects: Vec<Object> = Vec::new();
+        let mut rules = self.rules.clone();
+        for object in &self.objects {
+            let leading = object.leading(deny);
+            for rule in &mut rules {
+                if let Outcome::Vmap(_, name) = &mut rule.outcome
+                    && *name == object.name
+                {
+                    name.clone_from(&leading.name);
+                }
+            }
+            objects.push(leading);
+        }
+        for rule in rules.iter_mut().filter(|rule| rule.outcome == Outcome::Verdict(DENIED)) {
+            rule.outcome = Outcome::Verdict(deny.clone());
+        }
+        let kind = match self.direction {
+            Direction::Ingress => "from",
+            Direction::Egress => "to",
+        };
+        let chain = Chain { rules, ..Chain::default() };
+        let name = chain_name(kind, &chain);
+        let (content, origins) = (Content::Chain(Rc::new(chain)), self.origins.clone());
+        objects.push(Object { name: name.clone(), content, origins });
+        Target { verdict: Verdict::Goto(name), objects: Rc::new(objects) }
+    }
+
     /// The field that holds the peer's address, cut to a prefix length.
     fn field(&self, len: Option<u8>) -> Field {
         match (self.direction, len) {
@@ -147,7 +192,7 @@ impl Parts {
         }
         let mut by_len: BTreeMap<u8, BTreeMap<Vec<Key>, Option<Verdict>>> = BTreeMap::new();
         for block in cover(&alone) {
-            let deny = block.except.iter().map(|e| (*e, Verdict::Goto(DENY.to_owned())));
+            let deny = block.except.iter().map(|e| (*e, DENIED));
             for (cidr, verdict) in [(block.cidr, Verdict::Return)].into_iter().chain(deny) {
                 let base = bits(cidr.addr());
                 by_len
@@ -177,5 +222,25 @@ impl Parts {
                 ..rule(Vec::new(), Verdict::Return)
             });
         }
+    }
+}
+
+impl Object {
+    /// A map whose elements lead to `deny` where they lead to [`DENIED`]; other objects as they are.
+    fn leading(&self, deny: &Verdict) -> Object {
+        let Content::Set(set) = &self.content else { return self.clone() };
+        let Elements::General(elements) = &set.elements else { return self.clone() };
+        if !elements.values().any(|verdict| *verdict == Some(DENIED)) {
+            return self.clone();
+        }
+        let lead = |verdict: &Option<Verdict>| match verdict {
+            Some(DENIED) => Some(deny.clone()),
+            other => other.clone(),
+        };
+        let elements = elements.iter().map(|(key, verdict)| (key.clone(), lead(verdict))).collect();
+        let set = Set { elements: Elements::General(elements), ..(**set).clone() };
+        let kind = self.name.rsplit_once('_').map_or(self.name.as_str(), |(kind, _)| kind);
+        let (name, origins) = (set_name(kind, &set), self.origins.clone());
+        Object { name, content: Content::Set(Rc::new(set)), origins }
     }
 }

@@ -1,7 +1,9 @@
 //! The chain of one profile: from protocol and port to the set of peers.
 
-use super::{Content, DENY, Object, Selector, Target, Unsupported, chain_name, rule, set_name};
-use crate::limits::OPEN_ELEMENTS;
+use super::fixed::deny_chain;
+use super::{Content, Object, Selector, Target, chain_name, clean, content_name, rule, set_name};
+use crate::limits::{COMMENT_BYTES, OPEN_ELEMENTS};
+use netpolc_bundle::comment::not_allowed;
 use netpolc_bundle::nft::{Chain, Elements, Field, Key, KeyType, Match, Outcome, Rule, Set, Verdict};
 use netpolc_ir::addr::Family;
 use netpolc_ir::matrix::{Cell, Peers, Profile, ProfileData};
@@ -28,43 +30,34 @@ struct Dispatch {
 
 impl Selector<'_> {
     /// Where the packets of a pod with this profile go.
-    pub(super) fn profile(
-        &mut self,
-        profile: Profile,
-        direction: Direction,
-        family: Family,
-    ) -> Result<Target, Unsupported> {
+    pub(super) fn profile(&mut self, profile: Profile, direction: Direction, family: Family) -> Target {
         if let Some(target) = self.profiles.get(&(profile, direction, family)) {
-            return Ok(target.clone());
+            return target.clone();
         }
-        let target = self.build_profile(&self.matrix.profiles[profile], direction, family)?;
+        let target = self.build_profile(&self.matrix.profiles[profile], direction, family);
         self.profiles.insert((profile, direction, family), target.clone());
-        Ok(target)
+        target
     }
 
-    fn build_profile(
-        &mut self,
-        data: &ProfileData,
-        direction: Direction,
-        family: Family,
-    ) -> Result<Target, Unsupported> {
-        let deny = Verdict::Goto(DENY.to_owned());
-        let mut objects: Vec<Object> = Vec::new();
-        let mut target = |this: &mut Self, peers: Peers| -> Result<Verdict, Unsupported> {
-            let target = this.peers(peers, direction, family)?;
+    fn build_profile(&mut self, data: &ProfileData, direction: Direction, family: Family) -> Target {
+        let denying = self.denying(data, direction);
+        let deny = Verdict::Goto(denying.name.clone());
+        let mut objects: Vec<Object> = vec![denying];
+        let mut target = |this: &mut Self, peers: Peers| -> Verdict {
+            let target = this.peers(peers, direction, family, &deny);
             objects.extend(target.objects.iter().cloned());
-            Ok(target.verdict)
+            target.verdict
         };
-        let other = target(self, data.other.peers)?;
+        let other = target(self, data.other.peers);
         let mut dispatch = Dispatch { open: self.open(data, family), ..Dispatch::default() };
         for (transport, cells) in Transport::ALL.into_iter().zip(&data.transports) {
             let widest = widest(cells).map_or(data.other.peers, |cell| cell.peers);
-            let default = target(self, widest)?;
+            let default = target(self, widest);
             for cell in cells.iter().filter(|cell| cell.peers != widest) {
                 if dispatch.opens(transport, cell) {
                     continue;
                 }
-                let verdict = target(self, cell.peers)?;
+                let verdict = target(self, cell.peers);
                 if verdict != default {
                     dispatch.add(transport, cell.lo, cell.hi, verdict);
                 }
@@ -75,9 +68,23 @@ impl Selector<'_> {
         }
         // A profile that denies everything keeps a chain of its own, whose comment names the policies behind it.
         if dispatch.is_empty() && other != deny {
-            return Ok(Target { verdict: other, objects: Rc::new(objects) });
+            if other == Verdict::Return {
+                objects.clear();
+            }
+            return Target { verdict: other, objects: Rc::new(objects) };
         }
-        Ok(profile_chain(data, direction, dispatch, other, objects))
+        profile_chain(data, direction, dispatch, other, objects)
+    }
+
+    /// The chain that drops what a profile does not allow. Its name, and its comment, are those of the policies, so that it
+    /// stays while they change, and says for whom it counts.
+    fn denying(&self, data: &ProfileData, direction: Direction) -> Object {
+        let origins: Rc<Vec<Origin>> = Rc::new(origins(data).into_iter().collect());
+        let policies: BTreeSet<String> =
+            origins.iter().map(|origin| clean(&self.origins.policy(*origin))).collect();
+        let name = content_name("deny", &(direction, &policies));
+        let chain = deny_chain(not_allowed(&direction.to_string(), &policies, COMMENT_BYTES));
+        Object { name, content: Content::Chain(Rc::new(chain)), origins }
     }
 
     /// Protocol, port and peer of single ports that some pods may use, where on other ports of the protocol nobody may. None
@@ -103,6 +110,11 @@ impl Selector<'_> {
     }
 }
 
+/// All that a profile comes from.
+fn origins(data: &ProfileData) -> BTreeSet<Origin> {
+    data.origins.iter().chain(data.cells().flat_map(|(_, c)| &c.origins)).copied().collect()
+}
+
 /// The chain of a profile that looks at protocol and port.
 fn profile_chain(
     data: &ProfileData,
@@ -111,9 +123,7 @@ fn profile_chain(
     other: Verdict,
     mut objects: Vec<Object>,
 ) -> Target {
-    let origins: BTreeSet<Origin> =
-        data.origins.iter().chain(data.cells().flat_map(|(_, c)| &c.origins)).copied().collect();
-    let origins: Rc<Vec<Origin>> = Rc::new(origins.into_iter().collect());
+    let origins: Rc<Vec<Origin>> = Rc::new(origins(data).into_iter().collect());
     let mut rules = Vec::new();
     if !dispatch.open.is_empty() {
         let key = vec![KeyType::Proto, KeyType::Service, KeyType::Addr];
@@ -163,7 +173,6 @@ fn profile_chain(
     let chain = Chain { rules, ..Chain::default() };
     let name = chain_name(kind, &chain);
     objects.push(Object { name: name.clone(), content: Content::Chain(Rc::new(chain)), origins });
-    debug_assert_ne!(name, DENY);
     Target { verdict: Verdict::Goto(name), objects: Rc::new(objects) }
 }
 

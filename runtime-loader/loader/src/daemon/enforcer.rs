@@ -368,7 +368,12 @@ impl Enforcer for ThisKernel {
     }
 
     fn status(&mut self) -> Result<Status, Error> {
-        status::status(&mut System::new(), None)
+        let mut status = status::status(&mut System::new(), None)?;
+        if let Some(denied) = self.live.as_ref().and_then(Live::denied) {
+            let ebpf = status.dataplanes.iter_mut().filter(|found| found.backend == Backend::Ebpf);
+            ebpf.for_each(|found| found.denied.clone_from(&denied));
+        }
+        Ok(status)
     }
 
     fn choice(&mut self) -> Choice {

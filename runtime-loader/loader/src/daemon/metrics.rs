@@ -180,6 +180,18 @@ fn text(view: &View) -> String {
         .collect();
     let help = "Packets dropped (in audit mode: that would have been) since this version came into force.";
     metric(&mut out, "dropped_packets_total", "counter", help, &drops);
+    let denied = found.iter().flat_map(|found| found.denied.iter().map(move |denied| (found, denied)));
+    let denied: Vec<(String, String)> = denied
+        .map(|(found, denied)| {
+            let [backend, direction, policies] =
+                [&found.backend.to_string(), &denied.direction, &denied.policies].map(|text| label(text));
+            let labels =
+                format!("{{backend=\"{backend}\",direction=\"{direction}\",policies=\"{policies}\"}}");
+            (labels, denied.packets.to_string())
+        })
+        .collect();
+    let help = "Packets that no policy allows, by the policies that isolate the pod.";
+    metric(&mut out, "denied_packets_total", "counter", help, &denied);
     if let Some(bytes) = resident() {
         metric(
             &mut out,

@@ -292,12 +292,12 @@ impl Generation {
         fs::rename(&fresh, self.dir.join(META)).map_err(fail)
     }
 
-    /// The packets that were denied since the version came into force.
-    pub(super) fn denied(&self) -> io::Result<u64> {
-        let Some(map) = self.maps.get(&Map::Denied) else { return Ok(0) };
+    /// The packets that were denied since the version came into force, for each pair of a row and a column.
+    pub(super) fn denied(&self) -> io::Result<Vec<u64>> {
+        let Some(map) = self.maps.get(&Map::Denied) else { return Ok(Vec::new()) };
         let values = map.values()?;
         let numbers = values.chunks_exact(8).filter_map(|bytes| bytes.first_chunk());
-        Ok(numbers.fold(0, |sum: u64, bytes| sum.saturating_add(u64::from_le_bytes(*bytes))))
+        Ok(numbers.map(|bytes| u64::from_le_bytes(*bytes)).collect())
     }
 }
 

@@ -1,6 +1,7 @@
 //! The counters in a listing of `iptables-save -c`.
 
 use super::passed;
+use netpolc_bundle::comment::denying;
 use netpolc_bundle::ipt::{PREFIX, Table};
 use std::collections::BTreeMap;
 
@@ -19,8 +20,17 @@ fn split(line: &str) -> Option<(u64, &str)> {
     Some((counters.split_once(':')?.0.parse().ok()?, rule))
 }
 
-/// How many packets our rules dropped, or would have dropped in audit mode, by the kind of chain they stand in: the word behind the prefix, in small letters.
-pub fn dropped(listing: &str, sums: &mut BTreeMap<String, u64>) {
+/// How many packets our rules dropped, or would have dropped in audit mode.
+#[derive(Debug, Default)]
+pub struct Dropped {
+    /// By the kind of chain they stand in: the word behind the prefix, in small letters.
+    pub by: BTreeMap<String, u64>,
+    /// Of what no policy allows, by direction and policies.
+    pub denied: BTreeMap<(String, String), u64>,
+}
+
+/// Adds what a listing says.
+pub fn dropped(listing: &str, sums: &mut Dropped) {
     let mut ours = false;
     for line in listing.lines() {
         if let Some(name) = line.strip_prefix('*') {
@@ -34,8 +44,13 @@ pub fn dropped(listing: &str, sums: &mut BTreeMap<String, u64>) {
             continue;
         }
         let kind = rest.split([' ', '-']).next().unwrap_or_default().to_ascii_lowercase();
-        let sum = sums.entry(kind).or_default();
+        let sum = sums.by.entry(kind).or_default();
         *sum = sum.saturating_add(packets);
+        let comment = rule.split_once(" --comment \"").and_then(|(_, rest)| rest.split('"').next());
+        if let Some((direction, policies)) = comment.and_then(denying) {
+            let sum = sums.denied.entry((direction.to_owned(), policies.to_owned())).or_default();
+            *sum = sum.saturating_add(packets);
+        }
     }
 }
 
@@ -55,9 +70,9 @@ mod tests {
             passed::target(true),
             would(None),
         );
-        let mut sums = BTreeMap::new();
+        let mut sums = Dropped::default();
         dropped(&text, &mut sums);
-        assert_eq!(sums, BTreeMap::from([("deny".to_owned(), 3), ("podif".to_owned(), 2)]));
+        assert_eq!(sums.by, BTreeMap::from([("deny".to_owned(), 3), ("podif".to_owned(), 2)]));
     }
 
     #[test]
@@ -65,9 +80,9 @@ mod tests {
         let text = "*filter\n:FORWARD ACCEPT [7:8]\n[3:180] -A NETPOLC-DENY -m comment --comment \"x\" -j DROP\n\
             [2:9] -A NETPOLC-STRANGE-0011 -d 10.0.0.1/32 -j DROP\n[1:9] -A NETPOLC-STRANGE-0022 -j DROP\n\
             [9:9] -A FORWARD -j DROP\n[9:9] -A NETPOLC-FORWARD -j NETPOLC-DENY\nCOMMIT\n";
-        let mut sums = BTreeMap::new();
+        let mut sums = Dropped::default();
         dropped(text, &mut sums);
-        assert_eq!(sums, BTreeMap::from([("deny".to_owned(), 3), ("strange".to_owned(), 3)]));
+        assert_eq!(sums.by, BTreeMap::from([("deny".to_owned(), 3), ("strange".to_owned(), 3)]));
         assert!(
             strip(text).contains("\n-A NETPOLC-STRANGE-0022 -j DROP\n:FORWARD")
                 || strip(text).contains("\n-A FORWARD -j DROP\n")

@@ -111,6 +111,15 @@ fn counted(status: &Value, by: &str) -> u64 {
     status["dataplanes"][0]["dropped_packets"][by].as_u64().unwrap_or(0)
 }
 
+/// Whose packets were denied, where the rules tell.
+fn denied(status: &Value) -> Vec<(&str, &str, u64)> {
+    fn whose(denied: &Value) -> (&str, &str, u64) {
+        let [direction, policies] = ["direction", "policies"].map(|field| denied[field].as_str().unwrap());
+        (direction, policies, denied["packets"].as_u64().unwrap())
+    }
+    status["dataplanes"][0]["denied"].as_array().unwrap().iter().map(whose).collect()
+}
+
 pub(crate) fn applied(daemon: &Daemon, bundle: &Bundle) {
     let mut stream = daemon.connect();
     wire::send_bundle(&mut stream, bundle).unwrap();
@@ -127,6 +136,8 @@ fn check(node: Netns, flag: &str, bundle: &Bundle, backend: Backend, spoofed: Op
         let status = status(&daemon);
         (daemon, status)
     };
+    // Rules of iptables without sets have one chain that drops.
+    let tells = bundle.manifest.artifacts.len() > 1;
     let enforces = |status: &Value| versions.contains(status["version"].as_str().unwrap_or_default());
 
     let (mut daemon, _) = start(&world, &["--audit"]);
@@ -139,6 +150,8 @@ fn check(node: Netns, flag: &str, bundle: &Bundle, backend: Backend, spoofed: Op
     let after = status(&daemon);
     // One packet of each family: what follows belongs to a connection.
     assert_eq!(counted(&after, "deny") - counted(&before, "deny"), 2, "{after}");
+    let of_server = |packets| if tells { vec![("ingress", "shop/server", packets)] } else { Vec::new() };
+    assert_eq!((denied(&before), denied(&after)), (of_server(0), of_server(2)), "{after}");
     assert!(world.spoofed_passes(), "audit");
     if let Some(by) = spoofed {
         assert_eq!(counted(&status(&daemon), by) - counted(&before, by), 1, "{after}");
@@ -159,7 +172,10 @@ fn check(node: Netns, flag: &str, bundle: &Bundle, backend: Backend, spoofed: Op
     assert_eq!(first["daemon"]["audit"], false);
     assert_eq!(world.denied_passes(), [false, false], "enforced");
     assert!(!world.spoofed_passes() && !lives(&mut connection), "enforced");
-    assert!(counted(&status(&daemon), "deny") >= 2);
+    let enforced = status(&daemon);
+    let packets = counted(&enforced, "deny");
+    assert!(packets >= 2);
+    assert_eq!(denied(&enforced), of_server(packets), "{enforced}");
 
     daemon.signal("TERM");
     let (_daemon, first) = start(&world, &["--audit"]);

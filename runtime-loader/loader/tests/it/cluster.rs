@@ -60,6 +60,14 @@ pub(crate) fn c() -> String {
     server("[]")
 }
 
+/// The chain that drops what the server's policy does not allow, in every version: under iptables, and under nftables.
+pub(crate) fn denying() -> [String; 2] {
+    let bundle = compiled(&c());
+    let script = bundle.script().unwrap();
+    let hash = script.split("chain deny_").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+    [format!("NETPOLC-DENY-{hash}"), format!("deny_{hash}")]
+}
+
 /// The bundle of node alpha.
 pub(crate) fn compiled(policies: &str) -> Bundle {
     compiled_for(policies, &[Backend::Nftables, Backend::Iptables])

@@ -1,6 +1,6 @@
 //! The backend iptables where others interfere: drift, failures, kills.
 
-use crate::cluster::{a, b, bundle, c, compiled};
+use crate::cluster::{a, b, bundle, c, compiled, denying};
 use crate::common::{Dir, Netns, unique};
 use crate::iptables::{Variant, fresh, netns};
 use netpolc_bundle::ipt;
@@ -18,6 +18,7 @@ fn check_drift(change: &str, complaints: &[&str]) {
         netns.load(&["status", "--bundle", dir.path()], 0);
         let word = variant.word();
         let change = change.replace("IPT", &format!("iptables-{word} -w"));
+        let change = change.replace("DENY", &denying()[0]);
         let change = change.replace("6TPI", &format!("ip6tables-{word} -w"));
         netns.sh(&change);
         let text = netns.load(&["status", "--bundle", dir.path()], 1);
@@ -52,7 +53,7 @@ fn drift_of_the_jumps() {
         &["rules of others stand before"],
     );
     check_drift(
-        "IPT -N OTHERS; IPT -A OTHERS -i eth0 -m comment --comment 'x y' -j NETPOLC-DENY",
+        "IPT -N OTHERS; IPT -A OTHERS -i eth0 -m comment --comment 'x y' -j DENY",
         &["a rule of another hand leads to ours: OTHERS -i eth0"],
     );
 }
@@ -60,13 +61,13 @@ fn drift_of_the_jumps() {
 #[test]
 fn drift_of_rules() {
     check_drift("IPT -F NETPOLC-FORWARD", &["chain NETPOLC-FORWARD: other rules (0 ", "lets it pass"]);
-    check_drift("IPT -D NETPOLC-DENY 1", &["chain NETPOLC-DENY: other rules (0 ", "lets it pass"]);
+    check_drift("IPT -D DENY 1", &[": other rules (0 ", "lets it pass"]);
     check_drift(
         "6TPI -I NETPOLC-FORWARD 1 -j RETURN",
         &["family ip6, filter: chain NETPOLC-FORWARD: other rules"],
     );
     check_drift("IPT -I NETPOLC-FORWARD 1 -j ACCEPT", &["family ip: changed by another hand"]);
-    check_drift("IPT -I NETPOLC-DENY 1 -s 10.1.0.3 -j RETURN", &["10.1.0.3 -> 10.1.0.2 ", "lets it pass"]);
+    check_drift("IPT -I DENY 1 -s 10.1.0.3 -j RETURN", &["10.1.0.3 -> 10.1.0.2 ", "lets it pass"]);
     check_drift(
         "IPT -F FORWARD; IPT -F NETPOLC-FORWARD; IPT -X $(IPT -S | grep -o 'NETPOLC-V-[0-9a-f]*')",
         &["0 markers"],

@@ -1,6 +1,6 @@
 //! The backend iptables where there is no IPv6, or where it is switched off.
 
-use crate::cluster::{a, b, compiled};
+use crate::cluster::{self, a, b, compiled};
 use crate::iptables::{Variant, netns};
 use crate::lacking::{Lack, Lacking};
 use crate::lan::inside;
@@ -33,7 +33,7 @@ fn without_ipv6_the_other_half_is_enforced() {
         let word = variant.word();
         assert!(!netns.sh(&format!("ip6tables-{word}-save; ipset list -name")).contains("SET6"));
         // Drift of a half is seen too.
-        netns.sh(&format!("iptables-{word} -w -F NETPOLC-DENY"));
+        netns.sh(&format!("iptables-{word} -w -F {}", cluster::denying()[0]));
         inside(&netns, || {
             let mut half = Lacking::new(Lack::Ipv6);
             assert!(!status_of(&mut half, &bundle, &read).unwrap().in_force);

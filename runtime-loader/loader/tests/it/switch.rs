@@ -207,7 +207,7 @@ fn what_another_hand_has_done_is_made_good() {
     assert_eq!(reach(&world), [false, true]);
 
     applied(&daemon, &bundles[2]);
-    world.node.sh("nft flush chain ip netpolc deny");
+    world.node.sh(&format!("nft flush chain ip netpolc {}", cluster::denying()[1]));
     assert_eq!(reach(&world), [true, true], "what is flushed denies nothing");
     // The chain is not among what changes.
     applied(&daemon, &bundles[0]);

@@ -1,6 +1,7 @@
 //! From one version of iptables rules to another by what differs between them, with both variants.
 
 use crate::audit::{World, applied, status};
+use crate::cluster;
 use crate::common::Netns;
 use crate::daemon::{Daemon, wait};
 use crate::iptables::{Variant, netns};
@@ -94,7 +95,7 @@ fn what_another_hand_has_done_is_made_good() {
         wait("it was looked at", || differs(&world.node, variant, &bundles[1]).is_empty());
 
         applied(&daemon, &bundles[2]);
-        world.node.sh(&format!("iptables-{word} -w -F NETPOLC-DENY"));
+        world.node.sh(&format!("iptables-{word} -w -F {}", cluster::denying()[0]));
         assert_eq!(reach(&world), [true, true], "what is flushed denies nothing");
         // The chain is not among what changes.
         applied(&daemon, &bundles[0]);
