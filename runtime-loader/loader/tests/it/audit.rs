@@ -11,7 +11,7 @@ use netpolc_bundle::{Artifact, Backend, Bundle};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 /// How long is waited for what must not come.
@@ -64,6 +64,19 @@ impl World {
     /// A connection that no policy allows, from both ends.
     fn connection(&self) -> [TcpStream; 2] {
         connection(&self.open, &self.server, "10.1.0.2")
+    }
+
+    /// Whether the server reaches itself by way of a Service.
+    fn server_reaches_itself(&self) -> bool {
+        self.node.nft(
+            "table ip service {\n\
+             \tchain to { type nat hook prerouting priority -100; ip daddr 10.96.0.9 dnat to 10.1.0.2; }\n\
+             \tchain from { type nat hook postrouting priority 100; ip saddr 10.1.0.2 ip daddr 10.1.0.2 masquerade; }\n\
+             }\n",
+        );
+        let listener = inside(&self.server, || TcpListener::bind("10.1.0.2:0")).unwrap();
+        let service = SocketAddr::from(([10, 96, 0, 9], listener.local_addr().unwrap().port()));
+        inside(&self.server, || TcpStream::connect_timeout(&service, SHORT)).is_ok()
     }
 
     /// Whether a packet with a false source comes through.
@@ -176,6 +189,9 @@ fn check(node: Netns, flag: &str, bundle: &Bundle, backend: Backend, spoofed: Op
     let packets = counted(&enforced, "deny");
     assert!(packets >= 2);
     assert_eq!(denied(&enforced), of_server(packets), "{enforced}");
+    // It goes the way of what is denied, and is not.
+    assert!(world.server_reaches_itself());
+    assert_eq!(counted(&status(&daemon), "deny"), packets);
 
     daemon.signal("TERM");
     let (_daemon, first) = start(&world, &["--audit"]);
