@@ -11,7 +11,7 @@ use crate::kernel::Kernel;
 use crate::nftables::Nftables;
 use crate::routes::PodInterfaces;
 use netpolc_bundle::{Backend, Bundle, ReadBack, Version};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -79,7 +79,7 @@ pub struct InForce {
 }
 
 /// Packets that no policy allows.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Denied {
     /// `ingress` where they were to a pod, `egress` where they were from one.
     pub direction: String,

@@ -145,8 +145,11 @@ fn run(command: Command) -> Result<u8, Error> {
             daemon::run(*options, established.into(), Box::new(enforcer))?;
         }
         Command::Status { format, bundle, socket } => {
-            let status = status::status(&mut kernel, bundle.as_deref())?;
-            let daemon = ask::unknown_addresses(&socket);
+            let mut status = status::status(&mut kernel, bundle.as_deref())?;
+            let daemon = ask::daemon(&socket);
+            if let Some(said) = &daemon {
+                said.complete(&mut status);
+            }
             answer(&match format {
                 Format::Human => {
                     format!("{status}{}", daemon.map(|said| said.to_string()).unwrap_or_default())
@@ -181,7 +184,7 @@ fn json(status: &status::Status, daemon: Option<&ask::Said>) -> Result<String, E
     let fail = |error: serde_json::Error| write_error(error.into());
     let mut value = serde_json::to_value(status).map_err(fail)?;
     if let (Some(fields), Some(daemon)) = (value.as_object_mut(), daemon) {
-        fields.insert("unknown_addresses".into(), serde_json::to_value(daemon).map_err(fail)?);
+        fields.extend(daemon.fields().map_err(fail)?);
     }
     let text = serde_json::to_string_pretty(&value).map_err(fail)?;
     Ok(text + "\n")

@@ -165,6 +165,12 @@ fn check(node: Netns, flag: &str, bundle: &Bundle, backend: Backend, spoofed: Op
     assert_eq!(counted(&after, "deny") - counted(&before, "deny"), 2, "{after}");
     let of_server = |packets| if tells { vec![("ingress", "shop/server", packets)] } else { Vec::new() };
     assert_eq!((denied(&before), denied(&after)), (of_server(0), of_server(2)), "{after}");
+    let socket = daemon.socket();
+    let said = world.node.load(&["status", "--socket", socket.to_str().unwrap()], 0);
+    assert!(
+        said.contains(" bundles applied, 0 failures, 0 repairs, audit mode: nothing is dropped\n"),
+        "{said}"
+    );
     assert!(world.spoofed_passes(), "audit");
     if let Some(by) = spoofed {
         assert_eq!(counted(&status(&daemon), by) - counted(&before, by), 1, "{after}");
@@ -189,6 +195,11 @@ fn check(node: Netns, flag: &str, bundle: &Bundle, backend: Backend, spoofed: Op
     let packets = counted(&enforced, "deny");
     assert!(packets >= 2);
     assert_eq!(denied(&enforced), of_server(packets), "{enforced}");
+    let socket = daemon.socket();
+    let said = world.node.load(&["status", "--socket", socket.to_str().unwrap()], 0);
+    let whose = format!("{backend}: {packets} packets ingress not allowed by shop/server\n");
+    assert_eq!(said.contains(&whose), tells, "{said}");
+    assert!(said.contains("\ndaemon: in force since 2") && !said.contains("audit"), "{said}");
     // It goes the way of what is denied, and is not.
     assert!(world.server_reaches_itself());
     assert_eq!(counted(&status(&daemon), "deny"), packets);
