@@ -233,8 +233,8 @@ fn rule(matches: Vec<Match>, verdict: Verdict) -> Rule {
     Rule { matches, counter: false, outcome: Outcome::Verdict(verdict), comment: None }
 }
 
-/// Puts a comment that may change to the first rule of a chain that judges and has none. Rules are made anew whenever a script is
-/// loaded; a chain or a set keeps in the kernel the comment that it was made with, so theirs never change.
+/// Puts a comment that may change to the first rule of a chain that judges, if that has none. Rules are made anew whenever
+/// a script is loaded; a chain or a set keeps in the kernel the comment that it was made with, so theirs never change.
 fn label(rules: &mut [Rule], comment: Option<String>) {
     let others = [Verdict::Jump(SPOOF.to_owned()), Verdict::Accept].map(Outcome::Verdict);
     if let Some(first) = rules.iter_mut().find(|rule| !others.contains(&rule.outcome)) {
