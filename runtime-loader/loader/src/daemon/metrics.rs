@@ -3,7 +3,8 @@
 //! One connection at a time, two seconds for each, and no more of a request is read than its first line and a few
 //! headers. Nothing of a request but its path is looked at.
 
-use super::state::{State, View};
+use super::state::{Counters, State, View};
+use crate::dataplane::InForce;
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -88,15 +89,14 @@ fn metric(out: &mut String, name: &str, kind: &str, help: &str, values: &[(Strin
     }
 }
 
-/// Values of labels are versions and names of chains and families; what else they might hold is taken out.
+/// Values of labels are versions and names of chains, families and policies; what else they might hold is taken out.
 fn label(text: &str) -> String {
-    text.chars().filter(|c| c.is_ascii_graphic() && !matches!(c, '"' | '\\')).collect()
+    text.chars().filter(|c| (c.is_ascii_graphic() || *c == ' ') && !matches!(c, '"' | '\\')).collect()
 }
 
 fn text(view: &View) -> String {
     let mut out = String::new();
     let plain = |value: String| vec![(String::new(), value)];
-    let counters = &view.counters;
     let status = view.status.as_ref();
     let in_force = status.is_some_and(|status| status.in_force);
     metric(
@@ -148,6 +148,22 @@ fn text(view: &View) -> String {
     );
     let help = "How long ago the kernel was last looked at.";
     metric(&mut out, "last_look_seconds", "gauge", help, &plain(format!("{:.3}", view.looked.as_secs_f64())));
+    count(&mut out, &view.counters);
+    drops(&mut out, status.map(|status| status.dataplanes.as_slice()).unwrap_or_default());
+    if let Some(bytes) = resident() {
+        metric(
+            &mut out,
+            "resident_bytes",
+            "gauge",
+            "Memory that this process has.",
+            &plain(bytes.to_string()),
+        );
+    }
+    out
+}
+
+/// What the daemon has counted.
+fn count(out: &mut String, counters: &Counters) {
     let figures = [
         ("applies_total", counters.applies, "Bundles that came into force."),
         ("rebinds_total", counters.rebinds, "Times that addresses came and went without a new bundle."),
@@ -166,9 +182,12 @@ fn text(view: &View) -> String {
         ("evicted_total", counters.evicted, "Connections that rested and had to make room."),
     ];
     for (name, value, help) in figures {
-        metric(&mut out, name, "counter", help, &plain(value.to_string()));
+        metric(out, name, "counter", help, &[(String::new(), value.to_string())]);
     }
-    let found = status.map(|status| status.dataplanes.as_slice()).unwrap_or_default();
+}
+
+/// What the rules have counted.
+fn drops(out: &mut String, found: &[InForce]) {
     let drops: Vec<(String, String)> = found
         .iter()
         .flat_map(|found| found.dropped_packets.iter().map(move |(by, packets)| (found, by, packets)))
@@ -179,7 +198,7 @@ fn text(view: &View) -> String {
         })
         .collect();
     let help = "Packets dropped (in audit mode: that would have been) since this version came into force.";
-    metric(&mut out, "dropped_packets_total", "counter", help, &drops);
+    metric(out, "dropped_packets_total", "counter", help, &drops);
     let denied = found.iter().flat_map(|found| found.denied.iter().map(move |denied| (found, denied)));
     let denied: Vec<(String, String)> = denied
         .map(|(found, denied)| {
@@ -191,17 +210,7 @@ fn text(view: &View) -> String {
         })
         .collect();
     let help = "Packets that no policy allows, by the policies that isolate the pod.";
-    metric(&mut out, "denied_packets_total", "counter", help, &denied);
-    if let Some(bytes) = resident() {
-        metric(
-            &mut out,
-            "resident_bytes",
-            "gauge",
-            "Memory that this process has.",
-            &plain(bytes.to_string()),
-        );
-    }
-    out
+    metric(out, "denied_packets_total", "counter", help, &denied);
 }
 
 fn resident() -> Option<u64> {

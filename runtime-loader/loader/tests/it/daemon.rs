@@ -400,7 +400,7 @@ fn metrics_and_health() {
         "\nnetpolc_loader_in_force 1\n",
         "\nnetpolc_loader_applies_total 1\n",
         "\nnetpolc_loader_dropped_packets_total{backend=\"nftables\",by=\"deny\"} 0\n",
-        "{backend=\"nftables\",direction=\"ingress\",policies=\"shop/all,shop/db\"} 0\n",
+        "{backend=\"nftables\",direction=\"ingress\",policies=\"shop/all, shop/db\"} 0\n",
         "backend=\"nftables\"} 1\n",
     ] {
         assert!(text.contains(wanted), "{wanted}: {text}");
