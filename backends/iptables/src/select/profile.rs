@@ -5,10 +5,10 @@ use super::tree::fan_out;
 use super::{DENY, Object, Planned, Selector, chain, rule};
 use crate::limits;
 use netpolc_bundle::ipt::{Family, Match, Rule, Target};
-use netpolc_ir::matrix::{Cell, Profile, ProfileData};
+use netpolc_ir::matrix::{Cell, Peers, Profile, ProfileData};
 use netpolc_ir::ports::Transport;
 use netpolc_ir::unit::{Direction, Origin};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
 /// Ports `lo..=hi` and where they lead.
@@ -34,10 +34,14 @@ impl Selector<'_> {
         let denying = self.sets.then(|| denying(self.origins, direction, origins.clone()));
         let deny = denying.as_ref().map_or(DENY, |object| object.name.as_str()).to_owned();
         let mut objects: Vec<Object> = denying.into_iter().collect();
+        let mut made: HashMap<Peers, Target> = HashMap::new();
         let mut target = |this: &mut Self, cell: &Cell| -> Target {
-            let planned = this.peers(cell.peers, direction, family).denying(&deny);
-            objects.extend(planned.objects.iter().cloned());
-            planned.target
+            let make = || {
+                let planned = this.peers(cell.peers, direction, family).denying(&deny);
+                objects.extend(planned.objects.iter().cloned());
+                planned.target
+            };
+            made.entry(cell.peers).or_insert_with(make).clone()
         };
         let other = target(self, &data.other);
         let mut transports: Vec<(Transport, Vec<Stretch>, Target)> = Vec::new();

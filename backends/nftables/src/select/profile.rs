@@ -9,7 +9,7 @@ use netpolc_ir::addr::Family;
 use netpolc_ir::matrix::{Cell, Peers, Profile, ProfileData};
 use netpolc_ir::ports::Transport;
 use netpolc_ir::unit::{Direction, Origin};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
 /// Elements of a verdict map.
@@ -42,11 +42,16 @@ impl Selector<'_> {
     fn build_profile(&mut self, data: &ProfileData, direction: Direction, family: Family) -> Target {
         let denying = self.denying(data, direction);
         let deny = Verdict::Goto(denying.name.clone());
+        let origins = denying.origins.clone();
         let mut objects: Vec<Object> = vec![denying];
+        let mut made: HashMap<Peers, Verdict> = HashMap::new();
         let mut target = |this: &mut Self, peers: Peers| -> Verdict {
-            let target = this.peers(peers, direction, family, &deny);
-            objects.extend(target.objects.iter().cloned());
-            target.verdict
+            let make = || {
+                let target = this.peers(peers, direction, family, &deny);
+                objects.extend(target.objects.iter().cloned());
+                target.verdict
+            };
+            made.entry(peers).or_insert_with(make).clone()
         };
         let other = target(self, data.other.peers);
         let mut dispatch = Dispatch { open: self.open(data, family), ..Dispatch::default() };
@@ -73,13 +78,15 @@ impl Selector<'_> {
             }
             return Target { verdict: other, objects: Rc::new(objects) };
         }
-        profile_chain(data, direction, dispatch, other, objects)
+        profile_chain(origins, direction, dispatch, other, objects)
     }
 
     /// The chain that drops what a profile does not allow. Its name, and its comment, are those of the policies, so that it
     /// stays while they change, and says for whom it counts.
     fn denying(&self, data: &ProfileData, direction: Direction) -> Object {
-        let origins: Rc<Vec<Origin>> = Rc::new(origins(data).into_iter().collect());
+        let origins: BTreeSet<Origin> =
+            data.origins.iter().chain(data.cells().flat_map(|(_, c)| &c.origins)).copied().collect();
+        let origins: Rc<Vec<Origin>> = Rc::new(origins.into_iter().collect());
         let policies: BTreeSet<String> =
             origins.iter().map(|origin| clean(&self.origins.policy(*origin))).collect();
         let name = content_name("deny", &(direction, &policies));
@@ -110,20 +117,14 @@ impl Selector<'_> {
     }
 }
 
-/// All that a profile comes from.
-fn origins(data: &ProfileData) -> BTreeSet<Origin> {
-    data.origins.iter().chain(data.cells().flat_map(|(_, c)| &c.origins)).copied().collect()
-}
-
 /// The chain of a profile that looks at protocol and port.
 fn profile_chain(
-    data: &ProfileData,
+    origins: Rc<Vec<Origin>>,
     direction: Direction,
     dispatch: Dispatch,
     other: Verdict,
     mut objects: Vec<Object>,
 ) -> Target {
-    let origins: Rc<Vec<Origin>> = Rc::new(origins(data).into_iter().collect());
     let mut rules = Vec::new();
     if !dispatch.open.is_empty() {
         let key = vec![KeyType::Proto, KeyType::Service, KeyType::Addr];

@@ -358,6 +358,7 @@ fn metrics_say_what_is_in_force() {
     rig.until_ready();
     rig.until("the figures", || rig.metric("netpolc_agent_policies") == "1");
     assert_eq!(rig.metric("netpolc_agent_pods"), "3");
+    assert_eq!(rig.metric("netpolc_agent_classes"), "2");
     assert_eq!(rig.metric("netpolc_agent_loader_up"), "1");
     assert_eq!(rig.metric("netpolc_agent_uncompilable_policies"), "0");
     assert_ne!(rig.metric("netpolc_agent_programming_seconds_count"), "0");
