@@ -95,8 +95,12 @@ fn read_batches(batches: &[Range<usize>], units: &[Unit], sources: &Sources) -> 
         }
         found
     };
-    let available = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = available.min(MAX_THREADS).min(batches.len());
+    // One object of a watch is one batch. To ask how many threads there could be reads files of the kernel, which takes longer
+    // than to read the object.
+    let threads = match batches.len() {
+        0 | 1 => 1,
+        n => std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS).min(n),
+    };
     if threads <= 1 {
         return batches.iter().map(read_batch).collect();
     }
