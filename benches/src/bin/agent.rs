@@ -98,7 +98,7 @@ fn run(args: &Args) -> io::Result<()> {
     let agent = Running(child);
     next(&bundles)?;
     say(&format!("{}, {}: first bundle after {:.0} ms", args.set, args.backend, millis(started.elapsed())))?;
-    memory(&agent, "after it")?;
+    memory("the agent", &agent, "after it")?;
     // The loader's rules have the kernel keep a table of connections.
     connect(args.connections)?;
 
@@ -124,11 +124,12 @@ fn run(args: &Args) -> io::Result<()> {
 
     let times = measure(args.rounds, &bundles, |i| add(&dir.path().join("agent.sock"), &pod, i))?;
     report("ADD of a known pod", &times)?;
-    memory(&agent, "at the end")?;
+    memory("the agent", &agent, "at the end")?;
     api.expire(false);
     api.apply(policy.clone());
     std::thread::sleep(Duration::from_secs(3));
-    memory(&agent, "after new lists")
+    memory("the agent", &agent, "after new lists")?;
+    behind.as_ref().map_or(Ok(()), |loader| memory("the loader", loader, "at the end"))
 }
 
 fn say(line: &str) -> io::Result<()> {
@@ -178,6 +179,10 @@ fn connect(connections: usize) -> io::Result<()> {
     say(&format!("connections in the kernel's table: {}", count.trim()))
 }
 
+/// What the manifests give the loader, so that freed memory goes back to the system.
+const ENVIRONMENT: [(&str, &str); 3] =
+    [("MALLOC_ARENA_MAX", "1"), ("MALLOC_MMAP_THRESHOLD_", "131072"), ("MALLOC_TRIM_THRESHOLD_", "131072")];
+
 /// A real loader, which listens once this returns.
 fn start_loader(program: &Path, args: &Args, dir: &Path) -> io::Result<Running> {
     let socket = dir.join("real.sock");
@@ -186,6 +191,7 @@ fn start_loader(program: &Path, args: &Args, dir: &Path) -> io::Result<Running> 
         .arg(&socket)
         .arg("--state")
         .arg(dir.join("loader-state"))
+        .envs(ENVIRONMENT)
         .stderr(Stdio::null())
         .spawn()?;
     let running = Running(child);
@@ -285,12 +291,12 @@ fn report(what: &str, times: &[f64]) -> io::Result<()> {
     say(&format!("{what}: p50 {:.1} ms, p99 {:.1} ms", quantile(times, 0.5), quantile(times, 0.99)))
 }
 
-fn memory(agent: &Running, when: &str) -> io::Result<()> {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", agent.0.id()))?;
+fn memory(whose: &str, process: &Running, when: &str) -> io::Result<()> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.0.id()))?;
     let mib = |field: &str| {
         let line = status.lines().find(|l| l.starts_with(field)).unwrap_or_default();
-        line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) / 1024
+        line.split_whitespace().nth(1).and_then(|kib| kib.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
     };
     let (now, most) = (mib("VmRSS"), mib("VmHWM"));
-    say(&format!("memory {when}: {now} MiB, at most {most} MiB"))
+    say(&format!("memory of {whose} {when}: {now:.1} MiB, at most {most:.1} MiB"))
 }
