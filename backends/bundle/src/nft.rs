@@ -16,7 +16,7 @@ mod rule;
 pub mod run;
 
 pub use check::{CheckError, check};
-pub use digest::{MARKER_PREFIX, Version, VersionError, digest, marker, markers};
+pub use digest::{MARKER_PREFIX, Version, VersionError, digest, digest_of, marker, markers};
 pub use element::is_ifname;
 pub use emit::element_text;
 pub use parser::{ParseError, parse};

@@ -6,8 +6,9 @@ use crate::dataplane::Denied;
 use crate::ebpf::judging;
 use crate::judge::Judge;
 use crate::kernel::Kernel;
+use crate::nftables::delta::{self, There};
 use crate::nftables::filled::Behind;
-use crate::nftables::{delta, refuse};
+use crate::nftables::refuse;
 use crate::routes::{self, PodInterfaces};
 use crate::{Error, ebpf};
 use netpolc_bundle::nft::{Ruleset, TABLE, marker};
@@ -105,7 +106,8 @@ impl Live {
         Ok((next, committed))
     }
 
-    /// Brings a bundle of nftables into force by what it changes, and gives what is in force then. `None` if it takes more
+    /// Brings a bundle of nftables into force by what it changes, and gives what is in force then, with the rules taken out of
+    /// what was read. `None` if it takes more
     /// than this process can tell the kernel itself, or if the kernel refuses, since another hand was there, say: then
     /// nothing has changed, and the bundle has to be applied as a whole.
     ///
@@ -115,7 +117,7 @@ impl Live {
         &self,
         kernel: &mut dyn Kernel,
         bundle: &Bundle,
-        read: &ReadBack,
+        read: &mut ReadBack,
     ) -> Result<Option<Switched>, Error> {
         let found = (self.read.nftables.as_ref(), read.nftables.as_ref());
         let (Some(rules), Some(goal)) = found else { return Ok(None) };
@@ -126,8 +128,8 @@ impl Live {
         let mut notes: Vec<String> = kernel.lock()?.into_iter().collect();
         let (interfaces, missing) = routes::pod_interfaces(&bundle.bindings()?, &kernel.routes()?);
         notes.extend(missing);
-        let there = delta::union(rules, &self.left);
-        let Some(mut batch) = delta::switch(&there, goal) else { return Ok(None) };
+        let there = There { version: rules, left: &self.left };
+        let Some(mut batch) = delta::switch(there, goal) else { return Ok(None) };
         if delta::interfaces(&mut batch, goal, &self.interfaces, &interfaces.behind).is_none() {
             return Ok(None);
         }
@@ -138,8 +140,8 @@ impl Live {
                 Err(_) => return Ok(None),
             },
         };
-        let read = Arc::new(ReadBack { nftables: Some(goal.clone()), ..ReadBack::default() });
-        let left = delta::left(&there, goal);
+        let left = there.left_by(goal);
+        let read = Arc::new(ReadBack { nftables: read.nftables.take(), ..ReadBack::default() });
         let artifact = Artifact::Nftables;
         let live = Live { artifact, version, read, left, interfaces: interfaces.behind.clone() };
         Ok(Some(Switched { live, interfaces, notes, committed }))

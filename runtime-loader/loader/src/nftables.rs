@@ -13,7 +13,7 @@ use crate::kernel::Kernel;
 use compare::{differences, same_comments};
 use filled::filling;
 use netpolc_bundle::comment::denying;
-use netpolc_bundle::nft::{FILLED, Ruleset};
+use netpolc_bundle::nft::{FILLED, Family, Ruleset};
 use netpolc_bundle::{Artifact, Backend, Version};
 use observe::{Observed, observe};
 use plan::Goal;
@@ -148,7 +148,7 @@ fn converge(
 ) -> Result<Outcome, Error> {
     let before = observe(kernel)?;
     let in_force = before.in_force();
-    if in_force == Some(version) && before.ruleset().is_some_and(|seen| same_comments(goal.ruleset, &seen)) {
+    if in_force == Some(version) && same_comments(goal.ruleset, &before) {
         let changes = plan::interfaces(goal, &before);
         if !changes.is_empty() {
             kernel.run(&changes)?;
@@ -207,9 +207,8 @@ fn replace(
 /// Whether the kernel lists the goal's rules, and the interfaces of the pods.
 fn settled(seen: &Observed, goal: &Goal<'_>, version: Version) -> bool {
     // A table that the goal does not have is empty by now; it is deleted with the other leftovers.
-    let tables = seen.tables.iter().filter(|(family, _)| goal.ruleset.tables.contains_key(family));
-    let own = Observed { tables: tables.map(|(family, view)| (*family, view.clone())).collect() };
-    own.in_force() == Some(version) && plan::interfaces(goal, &own).is_empty()
+    let own = |family: Family| goal.ruleset.tables.contains_key(&family);
+    seen.in_force_of(&own) == Some(version) && plan::interfaces(goal, seen).is_empty()
 }
 
 fn clean(kernel: &mut dyn Kernel, goal: &Goal<'_>, seen: &Observed, notes: &mut Vec<String>) {

@@ -87,9 +87,14 @@ pub fn markers(table: &Table) -> BTreeSet<Version> {
 
 /// The version of a ruleset.
 pub fn digest(ruleset: &Ruleset) -> Version {
+    digest_of(&ruleset.tables)
+}
+
+/// The version of a ruleset with these tables, in the order of their families.
+pub fn digest_of<'t>(tables: impl IntoIterator<Item = (&'t Family, &'t Table)>) -> Version {
     let mut sink = Sink { hash: Sha256::new(), buffer: Vec::with_capacity(2 * CHUNK) };
     sink.text("netpolc nftables 1");
-    for (family, table) in &ruleset.tables {
+    for (family, table) in tables {
         let (chains, sets) = reachable(table);
         if chains.is_empty() {
             continue;

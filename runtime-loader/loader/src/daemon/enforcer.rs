@@ -207,7 +207,7 @@ impl ThisKernel {
     fn switch(
         &mut self,
         form: &Bundle,
-        read: &ReadBack,
+        read: &mut ReadBack,
         established: Established,
     ) -> Result<Option<Report>, Error> {
         let Some(live) = self.live.as_ref() else { return Ok(None) };
@@ -267,8 +267,8 @@ impl ThisKernel {
 
 impl Enforcer for ThisKernel {
     fn form(&self, bundle: &Bundle, audit: bool) -> Result<Bundle, Error> {
-        let mut form = bundle.clone();
-        let artifacts = &mut form.manifest.artifacts;
+        let mut manifest = bundle.manifest.clone();
+        let artifacts = &mut manifest.artifacts;
         let unused = |backend: Backend| self.wanted.is_some_and(|wanted| wanted != backend);
         let mut not_read = vec![PROVENANCE, POLICIES];
         for artifact in artifacts.keys().copied().collect::<Vec<_>>() {
@@ -277,14 +277,16 @@ impl Enforcer for ThisKernel {
                 not_read.extend(artifact.files());
             }
         }
-        form.files.retain(|name, _| !not_read.contains(&name.as_str()));
+        let files = bundle.files.iter().filter(|(name, _)| !not_read.contains(&name.as_str()));
+        let files = files.map(|(name, text)| (name.clone(), text.clone())).collect();
+        let form = Bundle { manifest, files };
         // What is not read need not be one that can be audited.
         if audit { audited(&form) } else { Ok(form) }
     }
 
     fn apply(&mut self, form: &Bundle, established: Established) -> Result<Report, Error> {
-        let read = form.read_back()?;
-        if let Some(report) = self.switch(form, &read, established)? {
+        let mut read = form.read_back()?;
+        if let Some(report) = self.switch(form, &mut read, established)? {
             return Ok(report);
         }
         if let Some(report) = self.switch_iptables(form, &read, established)? {

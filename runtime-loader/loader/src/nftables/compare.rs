@@ -1,5 +1,6 @@
 //! Two rulesets, object by object.
 
+use super::observe::Observed;
 use netpolc_bundle::nft::{MARKER_PREFIX, Ruleset, Table, is_filled};
 
 /// What the kernel has otherwise than the bundle, one line for each object, sorted. Comments, the order of declarations
@@ -23,9 +24,9 @@ pub fn differences(wanted: &Ruleset, seen: &Ruleset) -> Vec<String> {
 /// Whether all rules have the comments of the bundle's rules. Those of chains and sets do not count: the kernel keeps
 /// the comment that a chain or set was made with (`nf_tables_updchain` and `nf_tables_newset`,
 /// `net/netfilter/nf_tables_api.c`), while rules are made anew whenever a script is loaded.
-pub fn same_comments(wanted: &Ruleset, seen: &Ruleset) -> bool {
+pub fn same_comments(wanted: &Ruleset, seen: &Observed) -> bool {
     wanted.tables.iter().all(|(family, wanted)| {
-        let Some(seen) = seen.tables.get(family) else { return false };
+        let Some(Ok(seen)) = seen.tables.get(family).map(|view| &view.table) else { return false };
         wanted.chains.iter().all(|(name, chain)| {
             let wanted = chain.rules.iter().map(|rule| &rule.comment);
             seen.chains.get(name).is_some_and(|seen| wanted.eq(seen.rules.iter().map(|rule| &rule.comment)))

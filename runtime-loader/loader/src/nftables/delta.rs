@@ -8,19 +8,77 @@
 use crate::batch::Batch;
 use crate::nftables::filled::{Behind, filling};
 use netpolc_bundle::nft::{
-    Edit, Elements, FILLED, Family, Key, MARKER_PREFIX, Ruleset, Set, TABLE, Table, Verdict, is_filled,
+    Chain, Edit, Elements, FILLED, Family, Key, MARKER_PREFIX, Ruleset, Set, TABLE, Table, Verdict, is_filled,
 };
 use std::collections::BTreeMap;
 
+/// What is there: a version, and beside it what earlier switches have [left](There::left_by).
+#[derive(Debug, Clone, Copy)]
+#[expect(missing_docs, reason = "the fields' names say it")]
+pub struct There<'a> {
+    pub version: &'a Ruleset,
+    pub left: &'a Ruleset,
+}
+
+impl<'a> There<'a> {
+    fn table(self, family: Family) -> Option<ThereTable<'a>> {
+        Some(ThereTable { version: self.version.tables.get(&family)?, left: self.left.tables.get(&family) })
+    }
+
+    /// What is there after [`switch`] beside the goal: what the goal does not use, until a look clears it up.
+    pub fn left_by(self, goal: &Ruleset) -> Ruleset {
+        let mut left = Ruleset::default();
+        for (family, goal) in &goal.tables {
+            let Some(there) = self.table(*family) else { continue };
+            let sets = there.sets().filter(|(name, _)| !goal.sets.contains_key(*name));
+            // The markers of other versions were deleted.
+            let unused = |name: &str| !goal.chains.contains_key(name) && !name.starts_with(MARKER_PREFIX);
+            let chains = there.chains().filter(|(name, _)| unused(name));
+            let table = Table {
+                sets: sets.map(|(name, set)| (name.clone(), set.clone())).collect(),
+                chains: chains.map(|(name, chain)| (name.clone(), chain.clone())).collect(),
+                ..Table::default()
+            };
+            left.tables.insert(*family, table);
+        }
+        left
+    }
+}
+
+/// One table of what is there.
+#[derive(Clone, Copy)]
+struct ThereTable<'a> {
+    version: &'a Table,
+    left: Option<&'a Table>,
+}
+
+impl<'a> ThereTable<'a> {
+    fn sets(self) -> impl Iterator<Item = (&'a String, &'a Set)> {
+        self.left.into_iter().chain([self.version]).flat_map(|table| &table.sets)
+    }
+
+    fn chains(self) -> impl Iterator<Item = (&'a String, &'a Chain)> {
+        self.left.into_iter().chain([self.version]).flat_map(|table| &table.chains)
+    }
+
+    fn set(self, name: &str) -> Option<&'a Set> {
+        self.version.sets.get(name).or_else(|| self.left?.sets.get(name))
+    }
+
+    fn chain(self, name: &str) -> Option<&'a Chain> {
+        self.version.chains.get(name).or_else(|| self.left?.chains.get(name))
+    }
+}
+
 /// The transaction that leads from what is there to the goal. `None` if it takes more than this module can say; then nft
 /// has to read the script.
-pub fn switch(there: &Ruleset, goal: &Ruleset) -> Option<Batch> {
-    if !there.tables.keys().eq(goal.tables.keys()) {
+pub fn switch(there: There<'_>, goal: &Ruleset) -> Option<Batch> {
+    if !there.version.tables.keys().eq(goal.tables.keys()) {
         return None;
     }
     let mut batch = Batch::default();
     for (family, goal) in &goal.tables {
-        table(&mut batch, *family, there.tables.get(family)?, goal)?;
+        table(&mut batch, *family, there.table(*family)?, goal)?;
     }
     batch.fits().then_some(batch)
 }
@@ -41,11 +99,11 @@ pub fn interfaces(batch: &mut Batch, goal: &Ruleset, known: &Behind, behind: &Be
     Some(())
 }
 
-fn table(batch: &mut Batch, family: Family, there: &Table, goal: &Table) -> Option<()> {
+fn table(batch: &mut Batch, family: Family, there: ThereTable<'_>, goal: &Table) -> Option<()> {
     let mut edits = Vec::new();
     let mut new_sets = Vec::new();
     for (name, set) in &goal.sets {
-        match there.sets.get(name) {
+        match there.set(name) {
             None => {
                 batch.set(TABLE, family, name, set)?;
                 new_sets.push((name, set));
@@ -61,7 +119,7 @@ fn table(batch: &mut Batch, family: Family, there: &Table, goal: &Table) -> Opti
     // Chains before what leads to them: elements of maps, and rules.
     let mut new_rules = Vec::new();
     for (name, chain) in &goal.chains {
-        match there.chains.get(name) {
+        match there.chain(name) {
             None if chain.hook.is_some() => return None,
             None => batch.new_chain(TABLE, family, name, chain),
             Some(seen) if seen.hook != chain.hook => return None,
@@ -81,14 +139,11 @@ fn table(batch: &mut Batch, family: Family, there: &Table, goal: &Table) -> Opti
             batch.rule(TABLE, family, name, rule)?;
         }
     }
-    for name in old_markers(there, goal) {
+    let markers = there.chains().map(|(name, _)| name).filter(|name| name.starts_with(MARKER_PREFIX));
+    for name in markers.filter(|name| !goal.chains.contains_key(*name)) {
         batch.chain(TABLE, family, name, false);
     }
     Some(())
-}
-
-fn old_markers<'a>(there: &'a Table, goal: &'a Table) -> impl Iterator<Item = &'a String> {
-    there.chains.keys().filter(|name| name.starts_with(MARKER_PREFIX) && !goal.chains.contains_key(*name))
 }
 
 /// What goes from a set's elements, and then what comes.
@@ -109,29 +164,4 @@ fn elements(elements: &Elements) -> BTreeMap<Vec<Key>, Option<Verdict>> {
         Elements::Addrs(addrs) => addrs.iter().map(|addr| (vec![Key::Addr(*addr, *addr)], None)).collect(),
         Elements::General(elements) => elements.clone(),
     }
-}
-
-/// What is there after [`switch`] beside the goal: what the goal does not use, until a look clears it up.
-pub fn left(there: &Ruleset, goal: &Ruleset) -> Ruleset {
-    let mut left = there.clone();
-    for (family, table) in &mut left.tables {
-        let Some(goal) = goal.tables.get(family) else { continue };
-        let markers: Vec<String> = old_markers(table, goal).cloned().collect();
-        table.chains.retain(|name, _| !goal.chains.contains_key(name) && !markers.contains(name));
-        table.sets.retain(|name, _| !goal.sets.contains_key(name));
-    }
-    left
-}
-
-/// The goal with what is left beside it.
-pub fn union(goal: &Ruleset, left: &Ruleset) -> Ruleset {
-    let mut union = goal.clone();
-    for (family, table) in &mut union.tables {
-        if let Some(left) = left.tables.get(family) {
-            let chains = left.chains.iter().map(|(name, chain)| (name.clone(), chain.clone()));
-            table.chains.extend(chains);
-            table.sets.extend(left.sets.iter().map(|(name, set)| (name.clone(), set.clone())));
-        }
-    }
-    union
 }

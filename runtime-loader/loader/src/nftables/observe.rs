@@ -152,11 +152,30 @@ impl Observed {
     /// Why this is not wholly and only the version that its markers say; empty if it is. Leftovers of earlier versions
     /// that no packet can meet do not count.
     pub fn drift(&self) -> Vec<String> {
-        let mut reasons = Vec::new();
-        let mut claimed = BTreeSet::new();
-        for (family, view) in &self.tables {
+        self.compared(&|_| true).1
+    }
+
+    /// The version in force, if there is one and nothing has drifted.
+    pub fn in_force(&self) -> Option<Version> {
+        self.in_force_of(&|_| true)
+    }
+
+    /// The same of some families alone.
+    pub fn in_force_of(&self, families: &dyn Fn(Family) -> bool) -> Option<Version> {
+        let (version, drift) = self.compared(families);
+        version.filter(|_| drift.is_empty())
+    }
+
+    /// The version that the rules are, if there are any that can be read, and why it is not what their markers say.
+    fn compared(&self, families: &dyn Fn(Family) -> bool) -> (Option<Version>, Vec<String>) {
+        let (mut reasons, mut claimed) = (Vec::new(), BTreeSet::new());
+        let mut tables: Option<Vec<(&Family, &Table)>> = Some(Vec::new());
+        for (family, view) in self.tables.iter().filter(|(family, _)| families(**family)) {
             match &view.table {
-                Err(error) => reasons.push(format!("table {family}: changed by another hand ({error})")),
+                Err(error) => {
+                    reasons.push(format!("table {family}: changed by another hand ({error})"));
+                    tables = None;
+                }
                 Ok(table) => {
                     let markers = nft::markers(table);
                     if markers.len() != 1 {
@@ -164,27 +183,20 @@ impl Observed {
                             .push(format!("table {family}: {} markers of a version, not one", markers.len()));
                     }
                     claimed.extend(markers);
+                    tables.iter_mut().for_each(|tables| tables.push((family, table)));
                 }
             }
         }
-        let Some(ruleset) = self.ruleset() else { return reasons };
+        let Some(tables) = tables.filter(|tables| !tables.is_empty()) else { return (None, reasons) };
         if claimed.len() > 1 {
             reasons.push("the tables' markers name different versions".into());
         }
-        let version = nft::digest(&ruleset);
+        let version = nft::digest_of(tables);
         if !claimed.is_empty() && !claimed.contains(&version) {
             let claimed: Vec<String> = claimed.iter().map(Version::to_string).collect();
             reasons.push(format!("the rules are version {version}, the markers say {}", claimed.join(", ")));
         }
-        reasons
-    }
-
-    /// The version in force, if there is one and nothing has drifted.
-    pub fn in_force(&self) -> Option<Version> {
-        if self.tables.is_empty() || !self.drift().is_empty() {
-            return None;
-        }
-        self.ruleset().map(|ruleset| nft::digest(&ruleset))
+        (Some(version), reasons)
     }
 }
 
