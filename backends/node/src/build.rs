@@ -46,6 +46,8 @@ pub struct NodeBuilder<'c> {
     nftables: netpolc_nftables::select::Selector<'c>,
     /// With ipsets, and without.
     iptables: [netpolc_iptables::select::Selector<'c>; 2],
+    /// Which of these two alone, where it is known.
+    form: Option<Artifact>,
     policies: Option<&'c str>,
 }
 
@@ -96,8 +98,15 @@ impl<'c> NodeBuilder<'c> {
             reference: SetReference::new(model),
             nftables: netpolc_nftables::select::Selector::new(matrix, labels),
             iptables: [Selector::new(matrix, labels), Selector::new(matrix, labels).without_sets()],
+            form: None,
             policies,
         }
+    }
+
+    /// Of the two forms that rules of iptables have, makes one alone: for a node of which it is known which one it loads.
+    pub fn in_form(mut self, form: Option<Artifact>) -> NodeBuilder<'c> {
+        self.form = form.filter(|form| form.backend() == Backend::Iptables);
+        self
     }
 
     /// The plan of a node for nftables.
@@ -194,30 +203,36 @@ impl<'c> NodeBuilder<'c> {
     fn iptables(&mut self, host: Host, gathered: &mut Gathered) -> Result<(), BuildError> {
         let name = &self.matrix.hosts[host].name;
         let header = header(name, "`ipset restore`, then `iptables-restore --noflush` loads it");
-        let [with_sets, without] = &mut self.iptables;
-        let plan = with_sets.plan(host);
-        let plan = plan.map_err(|e| BuildError::Unsupported(Backend::Iptables, e.to_string()))?;
-        gathered.artifacts.iptables = Some(iptables_files(&plan, &header));
-        gathered.notes.push(format!("{name}: iptables: {}", plan.worst_case()));
+        let refused = |e: &dyn std::fmt::Display| BuildError::Unsupported(Backend::Iptables, e.to_string());
         let rules = |plan: &netpolc_iptables::select::Plan| -> usize {
             plan.ruleset.tables.values().flat_map(|chains| chains.values()).map(Vec::len).sum()
         };
-        let chains = plan.ruleset.tables.values().map(|chains| chains.len()).sum();
-        gathered.count(Backend::Iptables, "chains", chains);
-        gathered.count(Backend::Iptables, "rules", rules(&plan));
-        gathered.count(Backend::Iptables, "sets", plan.ruleset.sets.len());
-        let elements = plan.ruleset.sets.values().map(|set| set.elements.len()).sum();
-        gathered.count(Backend::Iptables, "elements", elements);
-        let worst = plan.worst_case();
-        gathered.count(Backend::Iptables, "most-rules-met", worst.v4.max(worst.v6));
-        gathered.origins(plan.provenance);
-        // Large sets of peers may not fit into plain rules; kernels with ipset are served all the same.
+        let [with_sets, without] = &mut self.iptables;
+        if self.form != Some(Artifact::IptablesPlain) {
+            let plan = with_sets.plan(host).map_err(|e| refused(&e))?;
+            gathered.artifacts.iptables = Some(iptables_files(&plan, &header));
+            gathered.notes.push(format!("{name}: iptables: {}", plan.worst_case()));
+            let chains = plan.ruleset.tables.values().map(|chains| chains.len()).sum();
+            gathered.count(Backend::Iptables, "chains", chains);
+            gathered.count(Backend::Iptables, "rules", rules(&plan));
+            gathered.count(Backend::Iptables, "sets", plan.ruleset.sets.len());
+            let elements = plan.ruleset.sets.values().map(|set| set.elements.len()).sum();
+            gathered.count(Backend::Iptables, "elements", elements);
+            let worst = plan.worst_case();
+            gathered.count(Backend::Iptables, "most-rules-met", worst.v4.max(worst.v6));
+            gathered.origins(plan.provenance);
+        }
+        if self.form == Some(Artifact::Iptables) {
+            return Ok(());
+        }
         match without.plan(host) {
             Ok(plan) => {
                 gathered.artifacts.iptables_plain = Some(iptables_files(&plan, &header));
                 gathered.count(Backend::Iptables, "rules-without-sets", rules(&plan));
                 gathered.origins(plan.provenance);
             }
+            Err(error) if self.form.is_some() => return Err(refused(&error)),
+            // Large sets of peers may not fit into plain rules; kernels with ipset are served all the same.
             Err(error) => {
                 gathered.notes.push(format!("{name}: no iptables rules for kernels without ipset: {error}"));
             }

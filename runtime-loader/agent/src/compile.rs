@@ -3,7 +3,7 @@
 use crate::alike::Alike;
 use crate::log;
 use crate::relevant::Slice;
-use netpolc_bundle::{Backend, Bundle};
+use netpolc_bundle::{Artifact, Backend, Bundle};
 use netpolc_frontend::model::resolve;
 use netpolc_frontend::objects::Objects;
 use netpolc_frontend::source::Sources;
@@ -18,12 +18,35 @@ pub enum Which {
     First,
 }
 
+/// What a bundle has artifacts for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields' names say it")]
+pub struct Wanted {
+    pub backends: Vec<Backend>,
+    pub which: Which,
+    /// Of the two forms that rules of iptables have, the one that the loader has in force, if it is known: it takes as long
+    /// to make the other as this one. A loader that refuses it gets both.
+    pub form: Option<Artifact>,
+}
+
+impl Wanted {
+    /// All of these.
+    pub fn all(backends: &[Backend]) -> Wanted {
+        Wanted { backends: backends.to_owned(), which: Which::All, form: None }
+    }
+
+    /// Whether a bundle with this has what another one would have.
+    fn covers(&self, other: &Wanted) -> bool {
+        self == other || (self.form.is_none() && *self == Wanted { form: None, ..other.clone() })
+    }
+}
+
 /// Compiles, and remembers what the last bundle was made of. Most events of a cluster are about pods that no rule of the
 /// node depends on: they lead to the same slice, and the same slice to the same bundle.
 #[derive(Debug, Default)]
 pub struct Compiler {
-    /// Of what, and for which backends.
-    last: Option<(Objects, Vec<Backend>)>,
+    /// Of what, and for what.
+    last: Option<(Objects, Wanted)>,
     /// Which pods the rules cannot tell apart that are in force.
     pub alike: Alike,
 }
@@ -37,19 +60,19 @@ impl Compiler {
         &mut self,
         slice: Slice,
         node: &str,
-        (which, backends): (Which, &[Backend]),
+        wanted: &Wanted,
     ) -> Result<Option<Bundle>, BuildError> {
         let Slice { objects, sources, alike } = slice;
         // The names of the sources follow from the objects.
-        if self.last.as_ref().is_some_and(|(last, of)| *last == objects && of == backends) {
+        if self.last.as_ref().is_some_and(|(last, had)| *last == objects && had.covers(wanted)) {
             self.alike = alike;
             return Ok(None);
         }
-        let bundle = match which {
-            Which::All => compile(objects.clone(), &sources, node, backends)?,
-            Which::First => compile_for_first(&objects, &sources, node, backends)?,
+        let bundle = match wanted.which {
+            Which::All => compile(objects.clone(), &sources, node, &wanted.backends, wanted.form)?,
+            Which::First => compile_for_first(&objects, &sources, node, wanted)?,
         };
-        (self.last, self.alike) = (Some((objects, backends.to_vec())), alike);
+        (self.last, self.alike) = (Some((objects, wanted.clone())), alike);
         Ok(Some(bundle))
     }
 }
@@ -59,11 +82,11 @@ fn compile_for_first(
     objects: &Objects,
     sources: &Sources,
     node: &str,
-    backends: &[Backend],
+    wanted: &Wanted,
 ) -> Result<Bundle, BuildError> {
     let mut refused = BuildError::Bug("there is no backend to compile for".to_owned());
-    for backend in backends {
-        match compile(objects.clone(), sources, node, &[*backend]) {
+    for backend in &wanted.backends {
+        match compile(objects.clone(), sources, node, &[*backend], wanted.form) {
             Err(error @ BuildError::Unsupported(..)) => {
                 log::warn("a backend cannot express the policies", &[("error", &error)]);
                 refused = error;
@@ -83,6 +106,7 @@ pub fn compile(
     sources: &Sources,
     node: &str,
     backends: &[Backend],
+    form: Option<Artifact>,
 ) -> Result<Bundle, BuildError> {
     let (model, _) = resolve(objects);
     let compiled = common(&model, &mut |_| ()).map_err(BuildError::Bug)?;
@@ -91,8 +115,8 @@ pub fn compile(
     // Objects of the API have no lines; their names are in the provenance.
     let labels = Labels::new(&model, sources, false);
     // The loader has no use for the policies themselves.
-    let mut builder = NodeBuilder::new(&model, &compiled.matrix, &labels, backends.iter().copied(), None);
-    Ok(builder.build(host)?.bundle)
+    let builder = NodeBuilder::new(&model, &compiled.matrix, &labels, backends.iter().copied(), None);
+    Ok(builder.in_form(form).build(host)?.bundle)
 }
 
 #[cfg(test)]
@@ -128,9 +152,33 @@ mod tests {
     }
 
     #[test]
+    fn of_two_forms_the_one_that_is_loaded() {
+        let (objects, sources) = cluster(1);
+        let slice = || Slice { objects: objects.clone(), sources: sources.clone(), alike: Alike::default() };
+        let artifacts = |compiler: &mut Compiler, form| {
+            let wanted = Wanted { form, ..Wanted::all(&[Backend::Iptables]) };
+            let bundle = compiler.bundle(slice(), "n0", &wanted).unwrap();
+            bundle.map(|bundle| bundle.manifest.artifacts.into_keys().collect::<Vec<Artifact>>())
+        };
+        let (sets, plain) = (Artifact::Iptables, Artifact::IptablesPlain);
+        let mut compiler = Compiler::default();
+        assert_eq!(artifacts(&mut compiler, None), Some(vec![sets, plain]));
+        assert_eq!(artifacts(&mut compiler, Some(sets)), None);
+        let mut compiler = Compiler::default();
+        assert_eq!(artifacts(&mut compiler, Some(plain)), Some(vec![plain]));
+        assert_eq!(artifacts(&mut compiler, Some(sets)), Some(vec![sets]));
+        assert_eq!(artifacts(&mut compiler, Some(sets)), None);
+        // Another loader, of which nobody knows.
+        assert_eq!(artifacts(&mut compiler, None), Some(vec![sets, plain]));
+    }
+
+    #[test]
     fn auto_takes_the_next_backend_where_one_cannot_express_the_policies() {
         let (objects, sources) = cluster(BPF_PORT_SETS + 1);
-        let auto = |backends: &[Backend]| compile_for_first(&objects, &sources, "n0", backends);
+        let auto = |backends: &[Backend]| {
+            let wanted = Wanted { which: Which::First, ..Wanted::all(backends) };
+            compile_for_first(&objects, &sources, "n0", &wanted)
+        };
         let bundle = auto(&[Backend::Ebpf, Backend::Nftables]).unwrap();
         assert_eq!(bundle.manifest.backends(), [Backend::Nftables].into());
         // The one that stands alone is not replaced.

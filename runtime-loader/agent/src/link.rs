@@ -178,17 +178,22 @@ impl Link {
         self.rebound = false;
     }
 
+    /// The artifact that is in force, if the loader said so.
+    pub fn artifact(&mut self) -> Option<Artifact> {
+        let version = self.version.filter(|_| self.is_in_force())?;
+        if self.rebound {
+            return self.artifact;
+        }
+        let artifacts = &self.bundle.as_ref()?.manifest.artifacts;
+        artifacts.iter().find(|(_, v)| **v == version).map(|(artifact, _)| *artifact)
+    }
+
     /// What addresses could come and go in: what is in force, if the loader said which artifact that is of.
     pub fn changeable(&mut self) -> Option<(Artifact, Version)> {
-        let version = self.version.filter(|_| self.is_in_force())?;
-        let artifacts = &self.bundle.as_ref()?.manifest.artifacts;
-        if self.rebound {
-            return Some((self.artifact?, version));
-        }
-        let (artifact, _) = artifacts.iter().find(|(_, v)| **v == version)?;
-        self.artifact = Some(*artifact);
+        let artifact = self.artifact()?;
+        self.artifact = Some(artifact);
         // The rules of iptables are a tree over addresses.
-        (artifact.backend() != Backend::Iptables).then_some((*artifact, version))
+        self.version.filter(|_| artifact.backend() != Backend::Iptables).map(|version| (artifact, version))
     }
 
     /// Lets addresses come and go, and waits until that is in force.

@@ -1,7 +1,7 @@
 //! What is done beside the engine: compile, and bring into force.
 
 use crate::alike::Addresses;
-use crate::compile::{Compiler, Which};
+use crate::compile::{Compiler, Wanted, Which};
 use crate::link::Link;
 use crate::relevant::Slice;
 use netpolc_bundle::rebind::Rebind;
@@ -83,7 +83,9 @@ fn work(mut link: Link, task: Task, generation: u64, seen: Option<Instant>) -> D
             };
             match backends {
                 Ok((which, backends)) => {
-                    let bundle = compiler.bundle(*slice, &task.node, (which, &backends));
+                    let form = link.artifact().filter(|form| form.backend() == Backend::Iptables);
+                    let wanted = Wanted { backends, which, form };
+                    let bundle = compiler.bundle(*slice, &task.node, &wanted);
                     compiled = Some(bundle.map_err(|e| e.to_string()).map(|bundle| {
                         link.take(bundle);
                         started.elapsed()

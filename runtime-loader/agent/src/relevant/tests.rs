@@ -1,6 +1,6 @@
 use super::*;
 use crate::alike::{Addresses, Verdict};
-use crate::compile::{Which, compile};
+use crate::compile::{Wanted, compile};
 use netpolc_bundle::rebind::Rebind;
 use netpolc_bundle::{Artifact, Backend};
 use netpolc_frontend::model::resolve;
@@ -82,10 +82,10 @@ fn what_is_left_out_changes_nothing() {
     for node in ["n0", "n1", "n2"] {
         let some = slice(&all(&objects), node);
         assert!(some.objects.policies.len() < objects.policies.len() || node == "n2", "{node}");
-        let bundle = compile(some.objects, &some.sources, node, &[Backend::Nftables]).unwrap();
+        let bundle = compile(some.objects, &some.sources, node, &[Backend::Nftables], None).unwrap();
         builder.prove(&bundle).unwrap();
         let all = Slice { objects: objects.clone(), sources: sources.clone(), alike: Alike::default() };
-        let all = compile(all.objects, &all.sources, node, &[Backend::Nftables]).unwrap();
+        let all = compile(all.objects, &all.sources, node, &[Backend::Nftables], None).unwrap();
         assert_eq!(bundle.bindings().unwrap(), all.bindings().unwrap());
     }
 }
@@ -114,12 +114,12 @@ fn from_event_to_event_as_from_scratch() {
             _ => drop(objects.pods[i].labels.insert("unasked".into(), step.to_string())),
         }
         let backends = [Backend::Nftables];
-        match compiler.bundle(slice(&all(&objects), "n0"), "n0", (Which::All, &backends)).unwrap() {
+        match compiler.bundle(slice(&all(&objects), "n0"), "n0", &Wanted::all(&backends)).unwrap() {
             Some(bundle) => held = Some(bundle),
             None => reused += 1,
         }
         let fresh = slice(&all(&objects), "n0");
-        let fresh = compile(fresh.objects, &fresh.sources, "n0", &backends).unwrap();
+        let fresh = compile(fresh.objects, &fresh.sources, "n0", &backends, None).unwrap();
         assert_eq!(held.as_ref(), Some(&fresh), "step {step}");
     }
     assert!(reused > 0 && reused < 60, "{reused}");
@@ -133,7 +133,7 @@ fn what_comes_and_goes_is_judged_as_if_it_were_compiled() {
         let (mut objects, _) = cluster();
         let start = |objects: &Objects| {
             let Slice { objects, sources, alike } = slice(&all(objects), "n0");
-            (alike, compile(objects, &sources, "n0", &[backend]).unwrap())
+            (alike, compile(objects, &sources, "n0", &[backend], None).unwrap())
         };
         let (mut alike, mut bundle) = start(&objects);
         let (mut state, mut verdicts) = (11u64, [0; 3]);

@@ -1,6 +1,6 @@
 //! The objects of the tests, and what a bundle does with packets between them.
 
-use netpolc_bundle::{Backend, Bundle};
+use netpolc_bundle::Bundle;
 use netpolc_ir::ports::Protocol;
 use netpolc_ir::unit::{Flow, Verdict};
 use netpolc_node::{Machines, NodeJudge};
@@ -59,7 +59,8 @@ pub(crate) fn fill(api: &Standin) {
 pub(crate) fn passes(bundle: &Bundle, from: &str, to: &str) -> bool {
     let flow =
         Flow { src: from.parse().unwrap(), dst: to.parse().unwrap(), protocol: Protocol::TCP, port: 3306 };
-    let machine = Machines::open(bundle).unwrap().take(Backend::Nftables).unwrap();
+    let backend = bundle.manifest.backends().into_iter().next().unwrap();
+    let machine = Machines::open(bundle).unwrap().take(backend).unwrap();
     let local = bundle.bindings().unwrap().pods.into_iter().flat_map(|p| p.addresses);
     NodeJudge::new(machine, local, &bundle.manifest.node_addresses).decide(&flow) == Verdict::Allow
 }

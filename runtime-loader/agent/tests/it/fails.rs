@@ -4,7 +4,7 @@ use crate::cluster::{self, BACKEND, DB, FRONTEND, binds, db_test, passes, pod};
 use crate::plugin::sandbox;
 use crate::rig::Rig;
 use netpolc_bundle::wire::{FromAgent, ToAgent};
-use netpolc_bundle::{Backend, Bundle};
+use netpolc_bundle::{Artifact, Backend, Bundle};
 use netpolc_standin::Resource;
 use serde_json::json;
 use std::io::Write;
@@ -361,4 +361,22 @@ fn backends_that_are_listed_stay() {
     let bundle = rig.loader().wait("a bundle", |_| true);
     assert_eq!(bundle.manifest.backends().len(), 2);
     assert!(!is_for(&bundle, Backend::Ebpf));
+}
+
+/// A loader that has rules with ipsets in force is not sent those without, until it refuses what it is sent.
+#[test]
+fn of_two_forms_of_iptables_the_one_in_force_is_sent() {
+    let rig = Rig::running(&["--backend=iptables"]);
+    let forms = |b: &Bundle| b.manifest.artifacts.keys().copied().collect::<Vec<Artifact>>();
+    let both = [Artifact::Iptables, Artifact::IptablesPlain];
+    rig.loader().wait("the first bundle", |b| forms(b) == both && !passes(b, FRONTEND, DB));
+    rig.until_ready();
+    rig.api.delete(Resource::NetworkPolicies, "shop", "db-test");
+    rig.loader().wait("the form that is in force", |b| forms(b) == both[..1] && passes(b, FRONTEND, DB));
+    rig.until_ready();
+    rig.loader().refuse(true);
+    rig.loader().hang_up();
+    rig.loader().wait("both for a loader that refuses one", |b| forms(b) == both && passes(b, FRONTEND, DB));
+    rig.loader().refuse(false);
+    rig.until_ready();
 }
