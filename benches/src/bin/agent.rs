@@ -44,6 +44,9 @@ struct Args {
     /// How often each event is measured.
     #[arg(long, default_value_t = 50)]
     rounds: usize,
+    /// How many milliseconds are between an answer and the next event. The agent pauses after a job as long as it took.
+    #[arg(long, default_value_t = 200)]
+    apart: u64,
     /// How many connections the kernel's table has meanwhile; with a loader.
     #[arg(long, default_value_t = 0)]
     connections: usize,
@@ -104,7 +107,7 @@ fn run(args: &Args) -> io::Result<()> {
 
     let policy = objects.iter().find(|o| o["spec"]["ingress"][0]["ports"][0]["port"].is_u64());
     let mut policy = policy.ok_or_else(|| io::Error::other("no policy with a port"))?.clone();
-    let times = measure(args.rounds, &bundles, |i| {
+    let times = measure(args, &bundles, |i| {
         policy["spec"]["ingress"][0]["ports"][0]["port"] = json!(10_000 + i);
         api.apply(policy.clone());
         Ok(())
@@ -113,7 +116,7 @@ fn run(args: &Args) -> io::Result<()> {
 
     let pod = objects.iter().find(|o| o["kind"] == "Pod" && o["spec"]["nodeName"] == "node-0000");
     let mut pod = pod.ok_or_else(|| io::Error::other("no pod on node-0000"))?.clone();
-    let times = measure(args.rounds, &bundles, |i| {
+    let times = measure(args, &bundles, |i| {
         let address = format!("10.200.{}.{}", i / 200, 1 + i % 200);
         pod["status"]["podIP"] = json!(address);
         pod["status"]["podIPs"] = json!([{ "ip": address }]);
@@ -122,7 +125,7 @@ fn run(args: &Args) -> io::Result<()> {
     })?;
     report("a local pod's address", &times)?;
 
-    let times = measure(args.rounds, &bundles, |i| add(&dir.path().join("agent.sock"), &pod, i))?;
+    let times = measure(args, &bundles, |i| add(&dir.path().join("agent.sock"), &pod, i))?;
     report("ADD of a known pod", &times)?;
     memory("the agent", &agent, "at the end")?;
     api.expire(false);
@@ -256,16 +259,18 @@ fn next(bundles: &Receiver<Instant>) -> io::Result<Instant> {
 
 /// From just before an event to the bundle that it leads to, in milliseconds.
 fn measure(
-    rounds: usize,
+    args: &Args,
     bundles: &Receiver<Instant>,
     mut event: impl FnMut(usize) -> io::Result<()>,
 ) -> io::Result<Vec<f64>> {
     let mut times = Vec::new();
-    for i in 0..rounds {
+    for i in 0..args.rounds {
+        // What came of itself, since addresses have rested.
+        bundles.try_iter().for_each(drop);
         let started = Instant::now();
         event(i)?;
         times.push(millis(next(bundles)?.duration_since(started)));
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(args.apart));
     }
     Ok(times)
 }
