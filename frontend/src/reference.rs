@@ -11,6 +11,7 @@ use netpolc_ir::bitset::BitSet;
 use netpolc_ir::ports::{PortSpan, Protocol};
 use netpolc_ir::proof::{Bounds, Permitted, Reference};
 use netpolc_ir::unit::Direction;
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -268,5 +269,29 @@ impl Reference for SetReference<'_> {
 
     fn constants(&self) -> &Bounds {
         &self.grouping.bounds
+    }
+
+    fn ports(&self, group: usize, direction: Direction) -> Cow<'_, Bounds> {
+        let whole = Cow::Borrowed(self.constants());
+        if !self.model.cluster_policies.is_empty() && self.under_tiers(group) {
+            return whole;
+        }
+        let pod = self.grouping.groups[group].pod;
+        let mut bounds = Bounds::default();
+        let isolating = self.isolating(group, direction);
+        let rules =
+            isolating.iter().flat_map(|&i| rules(&self.model.policies[i], direction).unwrap_or_default());
+        for port in rules.flat_map(|rule| rule.ports.iter().flatten()) {
+            match port {
+                PolicyPort::Range { transport, lo, hi } => bounds.add_ports(*transport, *lo, *hi),
+                PolicyPort::Named { transport, name } if direction == Direction::Ingress => {
+                    let port = pod.named_port(*transport, name);
+                    port.into_iter().for_each(|(transport, port)| bounds.add_ports(transport, port, port));
+                }
+                // The peers' ports of that name.
+                PolicyPort::Named { .. } => return whole,
+            }
+        }
+        Cow::Owned(bounds)
     }
 }

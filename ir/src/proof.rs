@@ -3,7 +3,8 @@
 //! Addresses are grouped into *atoms*: addresses that neither the policies nor the artifact can tell apart (the same
 //! group of the reference, the same membership in every set of the artifact, the same stretch between the bounds of
 //! blocks). Ports are cut at every bound that either side names. On every atom and every stretch of ports both sides
-//! are constant, so comparing one representative of each compares all packets. The reference answers for whole sets of
+//! are constant, so comparing one representative of each compares all packets; about one pod both are asked at the
+//! stretches alone that begin at a port which matters to it. The reference answers for whole sets of
 //! peers at once, and so does the artifact; what differs is reported as a [`Witness`], one concrete packet.
 //!
 //! Besides new connections the proof asks about the other kinds of packets: replies and related errors pass, what does
@@ -20,6 +21,7 @@ use crate::addr::AddrSet;
 use crate::bitset::BitSet;
 use crate::ports::{Protocol, Transport};
 use crate::unit::{Direction, Flow, Verdict};
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -165,6 +167,11 @@ pub trait Reference {
     fn isolated(&self, group: usize) -> Option<bool>;
     /// The addresses and ports where answers may change.
     fn constants(&self) -> &Bounds;
+    /// The ports where the answers about one group in one direction may change; all of [`Reference::constants`] if that is
+    /// not known.
+    fn ports(&self, _group: usize, _direction: Direction) -> Cow<'_, Bounds> {
+        Cow::Borrowed(self.constants())
+    }
 }
 
 /// Where answers may change: addresses by family (numbers in host order) and first ports by transport.
@@ -186,6 +193,13 @@ impl Bounds {
         starts.extend(hi.checked_add(1));
     }
 
+    /// Adds the ports of other bounds.
+    pub fn extend_ports(&mut self, other: &Bounds) {
+        for (ports, more) in self.ports.iter_mut().zip(&other.ports) {
+            ports.extend(more);
+        }
+    }
+
     /// Adds both bounds of a stretch of addresses.
     pub fn add_addrs(&mut self, family: crate::addr::Family, lo: u128, hi: u128) {
         let starts = &mut self.addrs[family as usize];
@@ -202,6 +216,11 @@ pub trait Artifact {
     fn addresses(&self, family: crate::addr::Family) -> Constants;
     /// The ports and protocols that the artifact names.
     fn ports(&self) -> Bounds;
+    /// The ports of [`Artifact::ports`] where answers about an address of the node may change, for the atoms that were begun
+    /// with: about what it gets, and what it sends to addresses that are none of this node's. `None` if that is not known.
+    fn ports_of(&mut self, _atoms: &Atoms, _local: IpAddr) -> Option<Rc<Bounds>> {
+        None
+    }
     /// Gets ready for questions about these atoms; whatever was remembered about others is forgotten.
     fn begin(&mut self, atoms: &Atoms);
     /// For the atoms that were begun with: which of them may open a connection to `local` (ingress) or be reached from it (egress). `local`

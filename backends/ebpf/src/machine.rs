@@ -36,6 +36,7 @@ use netpolc_ir::proof::{Artifact, Atoms, Bounds, Conn, Constants, Kind, Packet};
 use netpolc_ir::unit::{Direction, Flow, Verdict};
 use packet::{Case, Entry, Kernel};
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// Where a run went wrong. The kernel's verifier refuses programs that can.
@@ -283,6 +284,10 @@ impl Artifact for Machine {
 
     fn ports(&self) -> Bounds {
         constants::ports(self)
+    }
+
+    fn ports_of(&mut self, atoms: &Atoms, local: IpAddr) -> Option<Rc<Bounds>> {
+        self.answers.ports_of(&self.maps, atoms, local)
     }
 
     fn begin(&mut self, atoms: &Atoms) {

@@ -16,18 +16,21 @@
 mod names;
 mod packet;
 mod program;
+mod reach;
 mod segments;
 mod symbolic;
 
 use netpolc_bundle::ipt::run::Script;
-use netpolc_bundle::ipt::{self, CheckError, Family, ParseError, Ruleset, Texts};
+use netpolc_bundle::ipt::{self, CheckError, End, Family, ParseError, Ruleset, Texts};
 use netpolc_ir::addr;
 use netpolc_ir::bitset::BitSet;
 use netpolc_ir::ports::Protocol;
 use netpolc_ir::proof::{Artifact, Atoms, Bounds, Constants, Kind, Packet};
 use netpolc_ir::unit::{Direction, Verdict};
 use program::{Program, Situation};
+use reach::Reach;
 use std::net::IpAddr;
+use std::rc::Rc;
 
 /// Why texts cannot be read back.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -56,6 +59,8 @@ struct Part {
     situation: Situation,
     program: Program,
     run: symbolic::Run,
+    /// The ports that the rules of each chain name, once it is asked.
+    named: Option<Vec<Bounds>>,
 }
 
 /// Reads the texts of an artifact back.
@@ -76,7 +81,7 @@ impl Machine {
         let script = Script::new(&ruleset);
         let part = |family, situation| {
             let program = Program::new(&ruleset, family, situation);
-            Part { situation, program, run: symbolic::Run::default() }
+            Part { situation, program, run: symbolic::Run::default(), named: None }
         };
         let programs = Family::ALL.map(|family| Situation::all().map(|s| part(family, s)).collect());
         Ok(Machine { ruleset, script, programs })
@@ -114,6 +119,20 @@ impl Artifact for Machine {
         let mut bounds = Bounds::default();
         self.programs.iter().flatten().for_each(|part| names::ports(&part.program, &mut bounds));
         bounds
+    }
+
+    fn ports_of(&mut self, atoms: &Atoms, local: IpAddr) -> Option<Rc<Bounds>> {
+        let mut bounds = Bounds::default();
+        // Packets of other kinds are asked about on one port.
+        let asked = |part: &&mut Part| matches!(part.situation.kind, Kind::Opening | Kind::Asymmetric);
+        for Part { program, named, .. } in self.programs[atoms.family() as usize].iter_mut().filter(asked) {
+            let named = named.get_or_insert_with(|| reach::named(program));
+            for end in [End::Dst, End::Src] {
+                let reach = Reach { program, atoms, end, fixed: addr::bits(local) };
+                reach.add_ports(named, &mut bounds);
+            }
+        }
+        Some(Rc::new(bounds))
     }
 
     fn begin(&mut self, _atoms: &Atoms) {

@@ -20,6 +20,7 @@ use netpolc_ir::ports::Protocol;
 use netpolc_ir::proof::{Artifact, Atoms, Bounds, Constants, Kind, Packet};
 use netpolc_ir::unit::{Direction, Verdict};
 use std::net::IpAddr;
+use std::rc::Rc;
 
 /// A ruleset that can be asked about packets.
 #[derive(Debug)]
@@ -91,6 +92,12 @@ impl Artifact for Machine {
         let mut bounds = Bounds::default();
         self.ruleset.tables.values().for_each(|table| names::ports(table, &mut bounds));
         bounds
+    }
+
+    fn ports_of(&mut self, atoms: &Atoms, local: IpAddr) -> Option<Rc<Bounds>> {
+        let table = self.ruleset.tables.get(&nft_family(atoms.family()))?;
+        let run = self.run.get_or_insert_with(|| symbolic::Run::new(table));
+        Some(Rc::new(run.ports_of(table, atoms, local)))
     }
 
     fn begin(&mut self, atoms: &Atoms) {

@@ -80,6 +80,8 @@ struct CellKey {
 struct Local {
     addr: IpAddr,
     group: usize,
+    /// As [`FamilyProof::looks`] has them.
+    cells: BitSet,
     /// Atoms about which nothing is compared: the address itself, its pod's other addresses, the node.
     apart: Vec<usize>,
     /// A flow from it that passes, to an address that is not of this node.
@@ -94,6 +96,9 @@ struct FamilyProof<'a> {
     own: Vec<(IpAddr, usize)>,
     /// One of them for each atom, or all if the artifact tells addresses of one atom apart.
     locals: Vec<Local>,
+    /// By number, the cells that are looked at for each of this node's addresses: in the others the same is said of it as in
+    /// the one before.
+    looks: HashMap<IpAddr, BitSet>,
     cells: Vec<CellKey>,
     /// Atoms of the reference's answers, by the answer's address (kept alive beside it).
     expanded: HashMap<*const Permitted, (Rc<Permitted>, BitSet)>,
@@ -144,7 +149,8 @@ impl<'a> FamilyProof<'a> {
             if sizes[atom] <= 1 {
                 apart.push(atom);
             }
-            locals.push(Local { addr: family.addr(addr), group, apart, passes: None });
+            let cells = BitSet::default();
+            locals.push(Local { addr: family.addr(addr), group, cells, apart, passes: None });
         }
         let local_atoms = (0..atoms.len()).map(|i| (i, atoms.local(i))).collect();
         FamilyProof {
@@ -155,6 +161,7 @@ impl<'a> FamilyProof<'a> {
             atoms,
             own,
             locals,
+            looks: HashMap::new(),
             expanded: HashMap::new(),
             local_atoms,
             node_addrs: node_addrs.iter().map(|&a| family.addr(a)).collect(),
@@ -170,8 +177,9 @@ impl<'a> FamilyProof<'a> {
         self.proof.cells = self.cells.len() as u64;
         artifact.begin(&self.atoms);
         let cells = std::mem::take(&mut self.cells);
-        for &cell in &cells {
-            self.cell(artifact, cell)?;
+        self.look_at(artifact, &cells);
+        for (i, &cell) in cells.iter().enumerate() {
+            self.cell(artifact, (i, cell))?;
         }
         self.kinds(artifact)?;
         self.itself(artifact, &cells)?;
@@ -180,8 +188,40 @@ impl<'a> FamilyProof<'a> {
         Ok(self.proof)
     }
 
+    /// For each of this node's addresses, which cells to look at: those that begin where the policies of this address, or the
+    /// artifact when it is asked about it, may begin to say something else. What it gets from this node's other pods is also
+    /// for their egress to say.
+    fn look_at(&mut self, artifact: &mut dyn Artifact, cells: &[CellKey]) {
+        let groups: BTreeSet<usize> = self.own.iter().map(|(_, group)| *group).collect();
+        let mut egress = Bounds::default();
+        for &group in &groups {
+            egress.extend_ports(&self.reference.ports(group, Direction::Egress));
+        }
+        for &(addr, group) in &self.own {
+            let ingress = self.reference.ports(group, Direction::Ingress);
+            let asked = artifact.ports_of(&self.atoms, addr);
+            let begins = |&CellKey { protocol, port }: &CellKey| {
+                let (Protocol::Transport(transport), Some(asked)) = (protocol, &asked) else { return true };
+                let has = |bounds: &Bounds| bounds.ports[transport as usize].contains(&port);
+                port == 0 || has(asked) || has(&ingress) || has(&egress)
+            };
+            self.looks.insert(addr, cells.iter().map(begins).enumerate().collect());
+        }
+        for local in &mut self.locals {
+            local.cells = self.looks.get(&local.addr).cloned().unwrap_or_default();
+        }
+    }
+
     /// All pairs of a local address and an atom, for one cell.
-    fn cell(&mut self, artifact: &mut dyn Artifact, cell: CellKey) -> Result<(), Box<Witness>> {
+    fn cell(
+        &mut self,
+        artifact: &mut dyn Artifact,
+        (number, cell): (usize, CellKey),
+    ) -> Result<(), Box<Witness>> {
+        let looks = |local: &&Local| local.cells.contains(number);
+        if !self.locals.iter().any(|local| looks(&local)) {
+            return Ok(());
+        }
         let local_groups: BTreeSet<usize> = self.locals.iter().map(|l| l.group).collect();
         let egress: Vec<(usize, Option<Rc<Permitted>>)> = local_groups
             .into_iter()
@@ -194,6 +234,9 @@ impl<'a> FamilyProof<'a> {
             }
         }
         for i in 0..self.locals.len() {
+            if !self.locals[i].cells.contains(number) {
+                continue;
+            }
             let group = self.locals[i].group;
             let mut expected = self.expected(group, Direction::Ingress, cell);
             // A source on this node has to pass its own egress here as well.

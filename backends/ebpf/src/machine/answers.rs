@@ -21,11 +21,12 @@ use crate::layout::{self, Map, Ports};
 use netpolc_ir::addr::bits;
 use netpolc_ir::bitset::BitSet;
 use netpolc_ir::ports::{Protocol, Transport};
-use netpolc_ir::proof::{Artifact as _, Atoms, Conn, Kind, Packet};
+use netpolc_ir::proof::{Artifact as _, Atoms, Bounds, Conn, Kind, Packet};
 use netpolc_ir::unit::{Direction, Flow, Verdict};
 use rustc_hash::FxHashMap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::rc::Rc;
 
 /// What the maps know about an address: column, ingress row, egress row; and apart from that the pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,6 +198,10 @@ pub(super) struct Answers {
     cell_of: FxHashMap<(u8, u16), u32>,
     /// Whether packets pass between two ends that are different pods, by what their rows say of the port.
     passes: FxHashMap<(u32, Kind, u8, [bool; 4]), bool>,
+    /// Where bitmaps change, by number.
+    changes: FxHashMap<u32, Rc<Vec<u16>>>,
+    /// For what addresses there are, the ports where what is said of them may change.
+    ports_of: FxHashMap<Class, Rc<Bounds>>,
     /// What happens to single packets, by what the program can tell about them.
     single: FxHashMap<Single, Verdict>,
     memo: FxHashMap<Question, Answer>,
@@ -338,6 +343,52 @@ impl Answers {
             }
         }
         Some(permitted)
+    }
+
+    /// The ports of the sets that are named for what an address gets, and for what it sends to addresses that are none of this
+    /// node's; `None` if there are no answers for these atoms.
+    pub(super) fn ports_of(&mut self, maps: &Maps, atoms: &Atoms, local: IpAddr) -> Option<Rc<Bounds>> {
+        if self.atoms.len() != atoms.len() || atoms.is_empty() {
+            return None;
+        }
+        let own = Known::of(maps, local);
+        if let Some(known) = self.ports_of.get(&own.class()) {
+            return Some(known.clone());
+        }
+        let mut bounds = Bounds::default();
+        for direction in Direction::ALL {
+            let peers = (own.class(), (Some(direction), true));
+            if !self.peers.contains_key(&peers) {
+                let alike = self.alike(maps, own, peers.1);
+                self.peers.insert(peers, alike);
+            }
+            let places: Vec<u32> = self.peers.get(&peers)?.iter().map(|alike| alike.ends).collect();
+            for ends in places {
+                let Ends { rows, pods: [_, local] } = *self.ends_of.get(ends as usize)?;
+                if direction == Direction::Ingress || !local {
+                    rows.into_iter().for_each(|row| self.add_ports(maps, row, &mut bounds));
+                }
+            }
+        }
+        let bounds = Rc::new(bounds);
+        self.ports_of.insert(own.class(), bounds.clone());
+        Some(bounds)
+    }
+
+    /// Adds the ports of the sets that a value of `pairs` names.
+    fn add_ports(&mut self, maps: &Maps, row: u32, bounds: &mut Bounds) {
+        let sets = row.checked_sub(Pairs::FIRST).and_then(|place| self.pairs.sets.get(place as usize));
+        for (transport, set) in Transport::ALL.into_iter().zip(sets.into_iter().flatten()) {
+            match Ports::of(*set) {
+                Ports::None | Ports::All => {}
+                Ports::One(port) => bounds.add_ports(transport, port, port),
+                Ports::Bitmap(key) => {
+                    let bitmap = || maps.get(Map::Ports, &key.to_le_bytes()).map(starts).unwrap_or_default();
+                    let changes = self.changes.entry(key).or_insert_with(|| Rc::new(bitmap()));
+                    bounds.ports[transport as usize].extend(changes.iter());
+                }
+            }
+        }
     }
 
     /// All atoms, as peers of what the maps know about an address.

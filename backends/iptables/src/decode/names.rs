@@ -39,21 +39,24 @@ fn number(condition: &Condition) -> Option<usize> {
 }
 
 pub(super) fn ports(program: &Program, bounds: &mut Bounds) {
-    for id in program.reached() {
-        let Body::Rules(rules) = &program.chains[id] else { continue };
-        for rule in rules {
-            let protocol = rule.conditions.iter().find_map(|c| match c {
-                Condition::Protocol(number) => Some(Protocol::from_number(*number)),
-                _ => None,
-            });
-            if let Some(Protocol::Other(number)) = protocol {
-                bounds.protocols.insert(number);
-            }
-            for condition in &rule.conditions {
-                let Condition::Ports(lo, hi) = condition else { continue };
-                let fits = |t: &&Transport| protocol.is_none_or(|p| p == Protocol::Transport(**t));
-                Transport::ALL.iter().filter(fits).for_each(|t| bounds.add_ports(*t, *lo, *hi));
-            }
+    program.reached().into_iter().for_each(|id| chain_ports(&program.chains[id], bounds));
+}
+
+/// What the rules of one chain name.
+pub(super) fn chain_ports(chain: &Body, bounds: &mut Bounds) {
+    let Body::Rules(rules) = chain else { return };
+    for rule in rules {
+        let protocol = rule.conditions.iter().find_map(|c| match c {
+            Condition::Protocol(number) => Some(Protocol::from_number(*number)),
+            _ => None,
+        });
+        if let Some(Protocol::Other(number)) = protocol {
+            bounds.protocols.insert(number);
+        }
+        for condition in &rule.conditions {
+            let Condition::Ports(lo, hi) = condition else { continue };
+            let fits = |t: &&Transport| protocol.is_none_or(|p| p == Protocol::Transport(**t));
+            Transport::ALL.iter().filter(fits).for_each(|t| bounds.add_ports(*t, *lo, *hi));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The addresses, ports and protocols that a table names: where its answers may change.
 
 use netpolc_bundle::nft::run::mask;
-use netpolc_bundle::nft::{Elements, Family, Field, Key, Match, Outcome, Rule, Set, Table, Verdict};
+use netpolc_bundle::nft::{Chain, Elements, Family, Field, Key, Match, Outcome, Rule, Set, Table, Verdict};
 use netpolc_ir::ports::{Protocol, Transport};
 use netpolc_ir::proof::{Bounds, Constants};
 use std::collections::{BTreeMap, BTreeSet};
@@ -107,7 +107,12 @@ fn mask_all(family: Family) -> u128 {
 }
 
 pub(super) fn ports(table: &Table, bounds: &mut Bounds) {
-    for rule in table.chains.values().flat_map(|c| &c.rules) {
+    table.chains.values().for_each(|chain| chain_ports(table, chain, bounds));
+}
+
+/// What the rules of one chain name.
+pub(super) fn chain_ports(table: &Table, chain: &Chain, bounds: &mut Bounds) {
+    for rule in &chain.rules {
         let matched = rule.matches.iter().find_map(|m| match m {
             Match::L4Proto(number) => Some(*number),
             _ => None,

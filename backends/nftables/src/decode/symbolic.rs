@@ -5,6 +5,7 @@
 
 mod condition;
 mod program;
+mod reach;
 
 use super::{Value, key_has, port_value};
 use netpolc_bundle::nft::run::mask;
@@ -12,9 +13,10 @@ use netpolc_bundle::nft::{Elements, Family, Field, Key, Set, Table, Verdict};
 use netpolc_ir::addr::{self, bits};
 use netpolc_ir::bitset::BitSet;
 use netpolc_ir::ports::Protocol;
-use netpolc_ir::proof::{Atoms, Kind};
+use netpolc_ir::proof::{Atoms, Bounds, Kind};
 use netpolc_ir::unit::Direction;
 use program::{Action, Outcome, Program, SetId};
+use reach::Reach;
 use rustc_hash::FxHashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -85,6 +87,8 @@ pub(super) struct Run {
     groups: FxHashMap<(SetId, Option<u8>), Groups>,
     /// The atoms that live on the node.
     locals: Option<BitSet>,
+    /// The ports that the rules of each chain name, once it is asked.
+    named: Option<Vec<Bounds>>,
     /// The protocol and port that `chains` is about.
     cell: Option<(Protocol, u16)>,
     /// By kind of packet, by chain, for either axis.
@@ -98,9 +102,21 @@ impl Run {
             members: FxHashMap::default(),
             groups: FxHashMap::default(),
             locals: None,
+            named: None,
             cell: None,
             chains: Default::default(),
         }
+    }
+
+    /// The ports that rules name for what an address gets, and for what it sends to addresses that are none of this node's.
+    pub(super) fn ports_of(&mut self, table: &Table, atoms: &Atoms, local: IpAddr) -> Bounds {
+        let named = self.named.get_or_insert_with(|| reach::named(table));
+        let mut bounds = Bounds::default();
+        for axis in [Axis::Src, Axis::Dst] {
+            let reach = Reach { program: &self.program, table, atoms, axis, fixed: bits(local) };
+            reach.add_ports(named, &mut bounds);
+        }
+        bounds
     }
 
     pub(super) fn permitted(

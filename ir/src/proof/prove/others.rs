@@ -234,7 +234,8 @@ impl FamilyProof<'_> {
             }
         }
         for (src, dst) in pairs {
-            for &CellKey { protocol, port } in cells {
+            let looks = self.looks.get(&dst).cloned().unwrap_or_default();
+            for &CellKey { protocol, port } in looks.iter().filter_map(|number| cells.get(number)) {
                 let packet = Packet::opening(Flow { src, dst, protocol, port });
                 self.judge(artifact, packet, Verdict::Allow)?;
                 self.judge(artifact, asymmetric(packet), Verdict::Deny)?;
