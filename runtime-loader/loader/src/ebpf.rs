@@ -130,14 +130,17 @@ impl Dataplane for Ebpf {
     }
 
     fn remove(&self, kernel: &mut dyn Kernel) -> Result<Vec<String>, Error> {
-        let Some(dir) = bpffs::find()?.filter(|dir| dir.exists()) else {
-            return track::remove(kernel);
-        };
-        if let Some(hook) = Hook::open(&dir) {
-            hook.release()?;
+        let mut removed = Vec::new();
+        if let Some(dir) = bpffs::find()? {
+            if dir.exists() {
+                if let Some(hook) = Hook::open(&dir) {
+                    hook.release()?;
+                }
+                bpffs::remove(&dir).map_err(|error| Error::io(dir.display().to_string(), error))?;
+                removed.push("eBPF programs".to_owned());
+            }
+            bpffs::remove_parent(&dir);
         }
-        bpffs::remove(&dir).map_err(|error| Error::io(dir.display().to_string(), error))?;
-        let mut removed = vec!["eBPF programs".to_owned()];
         removed.extend(track::remove(kernel)?);
         Ok(removed)
     }

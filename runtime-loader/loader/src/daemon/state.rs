@@ -191,6 +191,7 @@ impl State {
             log(Level::Error, "apply-failed", &[("why", &error)]);
             return Err(error);
         }
+        inner.say_closing(self.manner.audit);
         Ok(report)
     }
 

@@ -119,3 +119,11 @@ pub(super) fn remove(dir: &Path) -> io::Result<()> {
         _ => Ok(()),
     }
 }
+
+/// Removes the directory of all network namespaces, if none has pins there.
+pub(super) fn remove_parent(dir: &Path) {
+    if let Some(parent) = dir.parent() {
+        // It is not empty where others have pins.
+        let _ = fs::remove_dir(parent);
+    }
+}

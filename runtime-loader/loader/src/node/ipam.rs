@@ -88,6 +88,36 @@ pub fn own(conf: &Map<String, Value>, network: &Network) -> Own {
     own
 }
 
+/// What is wrong if a plugin has pods' packets to the pods of other nodes leave with this node's address: there they are
+/// judged by that. The standard plugins leave alone what stays within the subnet that the pod's address is of.
+pub fn masquerading(conf: &Map<String, Value>, network: &Network) -> Option<String> {
+    let (own, cluster) = (parsed(&network.pod_ranges), parsed(&network.cluster_ranges));
+    let is_one = |range: &Cidr| range.length() == if range.is_ipv4() { 32 } else { 128 };
+    let others: Vec<&Cidr> = cluster.iter().filter(|range| !is_one(range) && !own.contains(range)).collect();
+    for plugin in plugins(conf) {
+        if field(plugin, "ipMasq").and_then(Value::as_bool) != Some(true) {
+            continue;
+        }
+        let ipam = field(plugin, "ipam").and_then(Value::as_object);
+        let subnets = ipam.into_iter().flat_map(entries).filter_map(|entry| field(entry, "subnet")?.as_str());
+        let subnets: Vec<Cidr> = subnets.filter_map(Cidr::parse).collect();
+        let left_alone = |range: &Cidr| subnets.iter().any(|subnet| subnet.contains(range));
+        if let Some(other) = others.iter().find(|range| !left_alone(range)) {
+            let name = field(plugin, "type").and_then(Value::as_str).unwrap_or("?");
+            return Some(format!(
+                "{name:.64} masquerades (ipMasq) what pods send to {other}: it arrives there with this node's address, so \
+                 policies that allow them do not let it in"
+            ));
+        }
+    }
+    None
+}
+
+fn plugins(conf: &Map<String, Value>) -> Vec<&Map<String, Value>> {
+    let listed = conf.get("plugins").and_then(Value::as_array);
+    listed.map_or_else(|| vec![conf], |list| list.iter().filter_map(Value::as_object).collect())
+}
+
 fn parsed(ranges: &[String]) -> Vec<Cidr> {
     ranges.iter().filter_map(|text| Cidr::parse(text)).collect()
 }
@@ -95,9 +125,7 @@ fn parsed(ranges: &[String]) -> Vec<Cidr> {
 /// What host-local gives out.
 fn given(conf: &Map<String, Value>, pods: &[Cidr], unknown: &mut Vec<String>) -> Vec<Given> {
     let (mut given, mut ways) = (Vec::new(), 0);
-    let listed = conf.get("plugins").and_then(Value::as_array);
-    let plugins: Vec<&Map<String, Value>> =
-        listed.map_or_else(|| vec![conf], |list| list.iter().filter_map(Value::as_object).collect());
+    let plugins = plugins(conf);
     for plugin in &plugins {
         let ipam = field(plugin, "ipam").and_then(Value::as_object);
         if field(plugin, "type").and_then(Value::as_str) == Some(FLANNEL) && ipam.is_none_or(is_bare) {
@@ -340,5 +368,24 @@ mod tests {
             |number: usize| with(&json!({ "type": "host-local", "ranges": [vec![worst.clone(); number]] }));
         assert!(all(1).ranges.is_empty(), "it overlaps those of nodes");
         assert_eq!(all(100_000).unknown, ["host-local has more than 64 ranges"]);
+    }
+
+    #[test]
+    fn who_masquerades_between_nodes() {
+        let of = |masquerade: bool, subnet: &str| {
+            let ipam = json!({ "type": "host-local", "ranges": [[{ "subnet": subnet }]] });
+            let ptp = json!({ "type": "ptp", "ipMasq": masquerade, "ipam": ipam });
+            let conf = json!({ "name": "x", "plugins": [ptp, { "type": "portmap" }] });
+            masquerading(conf.as_object().unwrap(), &network())
+        };
+        let said = of(true, "10.244.1.0/24").unwrap();
+        assert!(said.starts_with("ptp masquerades (ipMasq) what pods send to 10.244.2.0/24"), "{said}");
+        assert_eq!(of(false, "10.244.1.0/24"), None);
+        // The IPv6 range is the other one that is not left alone.
+        assert!(of(true, "10.244.0.0/16").unwrap().contains("fd00:2::/64"));
+        let alone = Network { cluster_ranges: network().pod_ranges, ..network() };
+        let conf = json!({ "type": "bridge", "ipMasq": true, "ipam": { "type": "host-local", "subnet": "10.244.1.0/24" } });
+        assert_eq!(masquerading(conf.as_object().unwrap(), &alone), None);
+        assert!(masquerading(conf.as_object().unwrap(), &network()).is_some());
     }
 }

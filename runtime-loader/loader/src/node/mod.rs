@@ -234,6 +234,13 @@ impl Node {
             Ok(changes) => outcome.changes.extend(changes),
             Err(error) => outcome.faults.push(format!("closing addresses without a pod: {error}")),
         }
+        // What keeps the file from being read has been said.
+        if let (Some(network), Ok(Some((path, conf)))) =
+            (network, chain::first(&self.options.files.cni_conf_dir))
+        {
+            let found = ipam::masquerading(&conf, network);
+            outcome.notes.extend(found.map(|what| format!("{}: {what}", path.display())));
+        }
         outcome
     }
 

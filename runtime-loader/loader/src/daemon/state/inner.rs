@@ -163,7 +163,9 @@ impl Inner {
         }
         let closing = self.closing(audit);
         if self.closing.as_ref() != Some(&closing) {
-            let level = if closing.not.is_empty() { Level::Info } else { Level::Warn };
+            // Before the first bundle nothing is expected to be closed.
+            let quiet = closing.not.is_empty() || self.held.is_none();
+            let level = if quiet { Level::Info } else { Level::Warn };
             log(level, "unknown-addresses", &[("are", &closing)]);
             self.closing = Some(closing);
         }
