@@ -39,7 +39,7 @@ pub trait Enforcer: Send {
     ///
     /// # Errors
     /// As there.
-    fn look(&mut self, form: &Bundle, established: Established) -> Result<Report, Error>;
+    fn look(&mut self, form: &Bundle, established: Established, how: Look) -> Result<Report, Error>;
 
     /// Lets addresses come and go in what is in force. `pods` are those of the node as they are then. To end connections of
     /// these addresses is [left](Enforcer::take_uncut).
@@ -101,6 +101,16 @@ pub trait Enforcer: Send {
     /// Something that is the same at two moments only if nothing between them can have changed what is in force, or
     /// what should be. `None` if there is no such thing: then one has to look.
     fn stamp(&mut self) -> Option<Stamp>;
+}
+
+/// How much [`Enforcer::look`] looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// At everything.
+    Whole,
+    /// At what this daemon has changed: whether the kernel has made of it what it should be, and what is left over. What
+    /// other backends would have is for another look.
+    Changes,
 }
 
 /// See [`Enforcer::stamp`].
@@ -300,8 +310,9 @@ impl Enforcer for ThisKernel {
         Ok(report)
     }
 
-    fn look(&mut self, form: &Bundle, established: Established) -> Result<Report, Error> {
-        let report = self.bring(form, form.read_back()?, established, None)?;
+    fn look(&mut self, form: &Bundle, established: Established, how: Look) -> Result<Report, Error> {
+        let kept = self.last.filter(|_| how == Look::Changes);
+        let report = self.bring(form, form.read_back()?, established, kept)?;
         let missing = matches!(report.outcome, Outcome::Applied | Outcome::Repaired | Outcome::Comments);
         if missing && established == Established::Cut {
             self.cut_later(None, None);

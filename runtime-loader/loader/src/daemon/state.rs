@@ -3,7 +3,7 @@
 mod inner;
 mod settle;
 
-use super::enforcer::Enforcer;
+use super::enforcer::{Enforcer, Look};
 use super::faults::{Faults, Part};
 use super::log::{Level, log};
 use super::store::Store;
@@ -258,7 +258,7 @@ impl State {
     pub fn look(&self) {
         let mut inner = self.lock();
         inner.looked = Instant::now();
-        inner.look_at_rules(self.manner.established);
+        inner.look_at_rules(self.manner.established, Look::Whole);
         drop(inner);
         self.wake_settler();
         self.stop_judging();
@@ -272,7 +272,7 @@ impl State {
     pub fn confirm(&self) {
         let mut inner = self.lock();
         if inner.unconfirmed {
-            inner.look_at_rules(self.manner.established);
+            inner.look_at_rules(self.manner.established, Look::Changes);
             self.wake_settler();
         }
     }

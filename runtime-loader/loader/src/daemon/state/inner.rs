@@ -4,7 +4,7 @@ use super::{Counters, settle};
 use crate::Error;
 use crate::apply::{Outcome, Report};
 use crate::cut::Established;
-use crate::daemon::enforcer::{Enforcer, Stamp};
+use crate::daemon::enforcer::{Enforcer, Look, Stamp};
 use crate::daemon::faults::{Faults, Part};
 use crate::daemon::log::{Level, log};
 use crate::node::{self, Closing, CniMode, Node};
@@ -103,7 +103,7 @@ impl Inner {
         Ok(())
     }
 
-    pub(super) fn look_at_rules(&mut self, established: Established) {
+    pub(super) fn look_at_rules(&mut self, established: Established, how: Look) {
         // Taken before the look: what changes meanwhile makes the next one differ.
         let stamp = self.enforcer.stamp();
         if stamp.is_some() && stamp == self.stamp {
@@ -113,10 +113,11 @@ impl Inner {
             return self.faults.fault(Part::Rules, &error);
         }
         let Some(held) = &self.held else { return };
-        match self.enforcer.look(&held.form, established) {
+        match self.enforcer.look(&held.form, established, how) {
             Ok(report) => {
                 self.unconfirmed = false;
-                self.stamp = (report.outcome == Outcome::Unchanged).then_some(stamp).flatten();
+                let seen = how == Look::Whole && report.outcome == Outcome::Unchanged;
+                self.stamp = stamp.filter(|_| seen);
                 self.faults.mended(Part::Rules);
                 match report.outcome {
                     Outcome::Unchanged => {}
