@@ -19,13 +19,14 @@ const BEGIN: u16 = 0x10;
 const END: u16 = 0x11;
 /// `NFNL_SUBSYS_NFTABLES`: as a number of the batch in network byte order, and in the upper byte of a message's type.
 const SUBSYSTEM: u8 = 10;
-/// `NFT_MSG_NEWCHAIN`, `NFT_MSG_DELCHAIN`, `NFT_MSG_NEWRULE`, `NFT_MSG_DELRULE`, `NFT_MSG_NEWSET`, `NFT_MSG_NEWSETELEM`,
-/// `NFT_MSG_DELSETELEM`.
+/// `NFT_MSG_NEWCHAIN`, `NFT_MSG_DELCHAIN`, `NFT_MSG_NEWRULE`, `NFT_MSG_DELRULE`, `NFT_MSG_NEWSET`, `NFT_MSG_DELSET`,
+/// `NFT_MSG_NEWSETELEM`, `NFT_MSG_DELSETELEM`.
 const NEW_CHAIN: u8 = 3;
 const DEL_CHAIN: u8 = 5;
 const NEW_RULE: u8 = 6;
 const DEL_RULE: u8 = 8;
 const NEW_SET: u8 = 9;
+const DEL_SET: u8 = 11;
 const NEW_ELEMENT: u8 = 12;
 const DEL_ELEMENT: u8 = 14;
 /// `NLM_F_CREATE`, `NLM_F_EXCL`: what is new must not be there. `NLM_F_APPEND`: behind the rules that are there.
@@ -288,6 +289,13 @@ impl Batch {
         attributes.extend(comment.as_ref().map(|comment| (13, comment.as_slice())));
         self.push(NEW_SET, CREATE | EXCLUSIVE, family, &attributes);
         Some(())
+    }
+
+    /// A set or map goes, with its elements.
+    pub fn delete_set(&mut self, table: &str, family: Family, name: &str) {
+        let (table, name) = (text(table), text(name));
+        // `NFTA_SET_TABLE`, `NFTA_SET_NAME`.
+        self.push(DEL_SET, 0, family, &[(1, table.as_slice()), (2, name.as_slice())]);
     }
 
     /// The elements of a set or map; they must not be there. `None` if one of them is a range.

@@ -216,6 +216,11 @@ fn clean(kernel: &mut dyn Kernel, goal: &Goal<'_>, seen: &Observed, notes: &mut 
     if script.is_empty() {
         return;
     }
+    // What the kernel refuses to this process it may not refuse to nft, which looks at everything first.
+    let told = plan::clean_batch(goal.ruleset, seen).is_some_and(|batch| batch.commit().is_ok());
+    if told {
+        return;
+    }
     if let Err(error) = kernel.run(&script) {
         notes.push(format!(
             "leftovers of earlier versions could not be deleted, no packet meets them: {error}"

@@ -17,7 +17,8 @@
 //! full load about one new connection in a hundred thousand got through. That is why only tampered tables are mended so.
 
 use super::filled::{Behind, filling};
-use super::observe::{Names, Observed, View};
+use super::observe::{Observed, View};
+use crate::batch::Batch;
 use netpolc_bundle::nft::{FILLED, Family, MARKER_PREFIX, Ruleset, TABLE, Table, element_text, is_filled};
 use std::fmt::Write as _;
 
@@ -136,6 +137,24 @@ pub fn remove<'a>(families: impl Iterator<Item = &'a Family>) -> String {
     text
 }
 
+/// What the goal does not have of one table.
+struct Leftovers<'a> {
+    chains: Vec<&'a String>,
+    maps: Vec<&'a String>,
+    sets: Vec<&'a String>,
+}
+
+impl<'a> Leftovers<'a> {
+    fn of(goal: &Table, view: &'a View) -> Leftovers<'a> {
+        let kept = |name: &str, map: bool| goal.sets.get(name).is_some_and(|set| set.map == map);
+        Leftovers {
+            chains: view.names.chains.iter().filter(|name| !goal.chains.contains_key(*name)).collect(),
+            maps: view.names.maps.iter().filter(|name| !kept(name, true)).collect(),
+            sets: view.names.sets.iter().filter(|name| !kept(name, false)).collect(),
+        }
+    }
+}
+
 /// Deletes what the goal does not have; empty if there is nothing.
 pub fn clean(goal: &Ruleset, seen: &Observed) -> String {
     let mut text = String::new();
@@ -144,20 +163,25 @@ pub fn clean(goal: &Ruleset, seen: &Observed) -> String {
             line!(text, "delete table {family} {TABLE}");
             continue;
         };
-        let keep = Names::of(table);
-        let old: Vec<&String> = view.names.chains.difference(&keep.chains).collect();
-        for name in &old {
-            line!(text, "flush chain {family} {TABLE} {name}");
-        }
-        for name in view.names.maps.difference(&keep.maps) {
-            line!(text, "delete map {family} {TABLE} {name}");
-        }
-        for name in &old {
-            line!(text, "delete chain {family} {TABLE} {name}");
-        }
-        for name in view.names.sets.difference(&keep.sets) {
-            line!(text, "delete set {family} {TABLE} {name}");
-        }
+        let Leftovers { chains, maps, sets } = Leftovers::of(table, view);
+        chains.iter().for_each(|name| line!(text, "flush chain {family} {TABLE} {name}"));
+        maps.iter().for_each(|name| line!(text, "delete map {family} {TABLE} {name}"));
+        chains.iter().for_each(|name| line!(text, "delete chain {family} {TABLE} {name}"));
+        sets.iter().for_each(|name| line!(text, "delete set {family} {TABLE} {name}"));
     }
     text
+}
+
+/// The same as a transaction of our own, which does not wait for what it deletes to be freed. `None` if it takes more than
+/// that: a table that the goal does not have.
+pub fn clean_batch(goal: &Ruleset, seen: &Observed) -> Option<Batch> {
+    let mut batch = Batch::default();
+    for (family, view) in &seen.tables {
+        let Leftovers { chains, maps, sets } = Leftovers::of(goal.tables.get(family)?, view);
+        chains.iter().for_each(|name| batch.flush_chain(TABLE, *family, name));
+        maps.iter().for_each(|name| batch.delete_set(TABLE, *family, name));
+        chains.iter().for_each(|name| batch.chain(TABLE, *family, name, false));
+        sets.iter().for_each(|name| batch.delete_set(TABLE, *family, name));
+    }
+    batch.fits().then_some(batch)
 }
