@@ -199,7 +199,7 @@ pub(super) struct Answers {
     /// Whether packets pass between two ends that are different pods, by what their rows say of the port.
     passes: FxHashMap<(u32, Kind, u8, [bool; 4]), bool>,
     /// Where bitmaps change, by number.
-    changes: FxHashMap<u32, Rc<Vec<u16>>>,
+    changes: FxHashMap<u32, Vec<u16>>,
     /// For what addresses there are, the ports where what is said of them may change.
     ports_of: FxHashMap<Class, Rc<Bounds>>,
     /// What happens to single packets, by what the program can tell about them.
@@ -384,7 +384,7 @@ impl Answers {
                 Ports::One(port) => bounds.add_ports(transport, port, port),
                 Ports::Bitmap(key) => {
                     let bitmap = || maps.get(Map::Ports, &key.to_le_bytes()).map(starts).unwrap_or_default();
-                    let changes = self.changes.entry(key).or_insert_with(|| Rc::new(bitmap()));
+                    let changes = self.changes.entry(key).or_insert_with(bitmap);
                     bounds.ports[transport as usize].extend(changes.iter());
                 }
             }
