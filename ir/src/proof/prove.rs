@@ -218,8 +218,7 @@ impl<'a> FamilyProof<'a> {
         artifact: &mut dyn Artifact,
         (number, cell): (usize, CellKey),
     ) -> Result<(), Box<Witness>> {
-        let looks = |local: &&Local| local.cells.contains(number);
-        if !self.locals.iter().any(|local| looks(&local)) {
+        if !self.locals.iter().any(|local| local.cells.contains(number)) {
             return Ok(());
         }
         let local_groups: BTreeSet<usize> = self.locals.iter().map(|l| l.group).collect();

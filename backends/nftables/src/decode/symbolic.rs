@@ -6,6 +6,7 @@
 mod condition;
 mod program;
 mod reach;
+mod side;
 
 use super::{Value, key_has, port_value};
 use netpolc_bundle::nft::run::mask;
@@ -16,8 +17,8 @@ use netpolc_ir::ports::Protocol;
 use netpolc_ir::proof::{Atoms, Bounds, Kind};
 use netpolc_ir::unit::Direction;
 use program::{Action, Outcome, Program, SetId};
-use reach::Reach;
 use rustc_hash::FxHashMap;
+use side::Side;
 use std::net::IpAddr;
 use std::rc::Rc;
 
@@ -106,17 +107,6 @@ impl Run {
             cell: None,
             chains: Default::default(),
         }
-    }
-
-    /// The ports that rules name for what an address gets, and for what it sends to addresses that are none of this node's.
-    pub(super) fn ports_of(&mut self, table: &Table, atoms: &Atoms, local: IpAddr) -> Bounds {
-        let named = self.named.get_or_insert_with(|| reach::named(table));
-        let mut bounds = Bounds::default();
-        for axis in [Axis::Src, Axis::Dst] {
-            let reach = Reach { program: &self.program, table, atoms, axis, fixed: bits(local) };
-            reach.add_ports(named, &mut bounds);
-        }
-        bounds
     }
 
     pub(super) fn permitted(
@@ -312,28 +302,6 @@ impl Walk<'_> {
         out
     }
 
-    fn sides(&self, fields: &[Field]) -> Result<Vec<Side>, NeedsFixed> {
-        fields.iter().map(|f| self.side(f)).collect()
-    }
-
-    /// The value of a field, or the prefix length that the axis is cut to.
-    fn side(&self, field: &Field) -> Result<Side, NeedsFixed> {
-        let (end, len) = match field {
-            Field::Saddr => (Axis::Src, None),
-            Field::Daddr => (Axis::Dst, None),
-            Field::SaddrPrefix(len) => (Axis::Src, Some(*len)),
-            Field::DaddrPrefix(len) => (Axis::Dst, Some(*len)),
-            Field::L4Proto => return Ok(Side::Known(Value::Proto(self.case.protocol.number()))),
-            Field::Dport => return Ok(Side::Known(port_value(self.case.protocol, self.case.port))),
-            Field::Iifname => return Ok(Side::Known(Value::PodInterface)),
-        };
-        if end == self.case.axis {
-            return Ok(Side::Axis(len));
-        }
-        let fixed = self.case.fixed.ok_or(NeedsFixed)?;
-        Ok(Side::Known(Value::Addr(len.map_or(fixed, |len| fixed & mask(self.case.family, len)))))
-    }
-
     /// The atoms that are in a set.
     fn members(&mut self, fields: &[Field], id: SetId) -> Result<Rc<BitSet>, NeedsFixed> {
         let set = self.program.set(self.table, id);
@@ -444,22 +412,6 @@ impl Walk<'_> {
             self.run.groups.insert(key, groups.clone());
         }
         groups
-    }
-}
-
-/// A field of the packets in question.
-enum Side {
-    Known(Value),
-    /// The end that ranges, cut to a prefix length.
-    Axis(Option<u8>),
-}
-
-impl Side {
-    fn known(&self) -> Option<Value> {
-        match self {
-            Side::Known(value) => Some(*value),
-            Side::Axis(_) => None,
-        }
     }
 }
 

@@ -13,7 +13,9 @@ use super::own_tables::OwnTables;
 use super::program;
 use crate::{Error, generation};
 use netpolc_bundle::nft::{Edit, Family, Key};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -22,6 +24,23 @@ pub const TABLE: &str = "netpolc_closed";
 
 /// The set of the addresses that are open.
 const KNOWN: &str = "known";
+
+/// Which addresses are closed while no pod has them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Closing {
+    /// In these ranges all are that no pod has.
+    pub ranges: Vec<String>,
+    /// Why others that the node may give out are open, or what is not known of them.
+    pub not: Vec<String>,
+}
+
+impl fmt::Display for Closing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ranges = if self.ranges.is_empty() { "nowhere".to_owned() } else { self.ranges.join(", ") };
+        write!(f, "closed {}{ranges}", if self.ranges.is_empty() { "" } else { "in " })?;
+        self.not.iter().try_for_each(|why| write!(f, "; {why}"))
+    }
+}
 
 /// Keeps addresses without a pod closed.
 #[derive(Debug)]

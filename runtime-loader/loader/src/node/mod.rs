@@ -14,6 +14,8 @@ pub mod program;
 pub mod routes;
 pub mod sysctl;
 
+pub use closed::Closing;
+
 use crate::Error;
 use chain::Place;
 use cidr::Cidr;
@@ -23,9 +25,7 @@ use conflist::Conf;
 use masquerade::Masquerade;
 use netpolc_bundle::wire::{AGENT_SOCKET, AGENT_STATE, Network};
 use own_tables::OwnTables;
-use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -104,23 +104,6 @@ pub struct Outcome {
     pub notes: Vec<String>,
     /// What could not be done; the rest was.
     pub faults: Vec<String>,
-}
-
-/// Which addresses are closed while no pod has them.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Closing {
-    /// In these ranges all are that no pod has.
-    pub ranges: Vec<String>,
-    /// Why others that the node may give out are open, or what is not known of them.
-    pub not: Vec<String>,
-}
-
-impl fmt::Display for Closing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ranges = if self.ranges.is_empty() { "nowhere".to_owned() } else { self.ranges.join(", ") };
-        write!(f, "closed {}{ranges}", if self.ranges.is_empty() { "" } else { "in " })?;
-        self.not.iter().try_for_each(|why| write!(f, "; {why}"))
-    }
 }
 
 /// A [`Network`] that makes sense.
@@ -203,8 +186,12 @@ impl Node {
         }
     }
 
-    /// Closes what the configuration of another CNI says that this node gives out.
-    fn close_in_chain(&mut self, network: Option<&Network>) -> Result<Vec<String>, Error> {
+    /// Closes what the configuration of another CNI says that this node gives out, and notes what is wrong with it.
+    fn close_in_chain(
+        &mut self,
+        network: Option<&Network>,
+        notes: &mut Vec<String>,
+    ) -> Result<Vec<String>, Error> {
         let dir = &self.options.files.cni_conf_dir;
         let Some(network) = network else {
             self.unknown = vec!["the agent has not said yet which addresses other nodes have".to_owned()];
@@ -222,24 +209,19 @@ impl Node {
                 return Ok(Vec::new());
             }
         };
+        let of_file = |what: String| format!("{}: {what}", path.display());
+        notes.extend(ipam::masquerading(&conf, network).map(of_file));
         let own = ipam::own(&conf, network);
-        self.unknown = own.unknown.into_iter().map(|why| format!("{}: {why}", path.display())).collect();
+        self.unknown = own.unknown.into_iter().map(of_file).collect();
         self.closed.close(&own.ranges)
     }
 
     fn chain(&mut self, network: Option<&Network>) -> Outcome {
         let mut outcome = Outcome::default();
         self.chain_in(&mut outcome);
-        match self.close_in_chain(network) {
+        match self.close_in_chain(network, &mut outcome.notes) {
             Ok(changes) => outcome.changes.extend(changes),
             Err(error) => outcome.faults.push(format!("closing addresses without a pod: {error}")),
-        }
-        // What keeps the file from being read has been said.
-        if let (Some(network), Ok(Some((path, conf)))) =
-            (network, chain::first(&self.options.files.cni_conf_dir))
-        {
-            let found = ipam::masquerading(&conf, network);
-            outcome.notes.extend(found.map(|what| format!("{}: {what}", path.display())));
         }
         outcome
     }

@@ -1,13 +1,28 @@
 //! The ports that are named by the rules which packets of one address may meet.
 
 use super::program::{Action, Outcome, Program, Rule, SetId};
-use super::{Axis, Value};
+use super::{Axis, Run, Value};
 use crate::decode::{find_element, names};
 use netpolc_bundle::nft::{Elements, Field, Key, Match, Table};
+use netpolc_ir::addr::bits;
 use netpolc_ir::proof::{Atoms, Bounds};
+use std::net::IpAddr;
+
+impl Run {
+    /// The ports that rules name for what an address gets, and for what it sends to addresses that are none of this node's.
+    pub(in crate::decode) fn ports_of(&mut self, table: &Table, atoms: &Atoms, local: IpAddr) -> Bounds {
+        let named = self.named.get_or_insert_with(|| named(table));
+        let mut bounds = Bounds::default();
+        for axis in [Axis::Src, Axis::Dst] {
+            let reach = Reach { program: &self.program, table, atoms, axis, fixed: bits(local) };
+            reach.add_ports(named, &mut bounds);
+        }
+        bounds
+    }
+}
 
 /// What the rules of each chain name, whatever they lead to.
-pub(super) fn named(table: &Table) -> Vec<Bounds> {
+fn named(table: &Table) -> Vec<Bounds> {
     let chain = |chain| {
         let mut bounds = Bounds::default();
         names::chain_ports(table, chain, &mut bounds);
@@ -18,17 +33,17 @@ pub(super) fn named(table: &Table) -> Vec<Bounds> {
 
 /// Follows packets from or to an address through all chains that they may come to. Nothing else is looked at than sets and
 /// maps of whole addresses, so more chains may be found than there are ways for packets.
-pub(super) struct Reach<'a> {
-    pub(super) program: &'a Program,
-    pub(super) table: &'a Table,
-    pub(super) atoms: &'a Atoms,
+struct Reach<'a> {
+    program: &'a Program,
+    table: &'a Table,
+    atoms: &'a Atoms,
     /// The other end: all sources, or all destinations that are none of this node's.
-    pub(super) axis: Axis,
-    pub(super) fixed: u128,
+    axis: Axis,
+    fixed: u128,
 }
 
 impl Reach<'_> {
-    pub(super) fn add_ports(&self, named: &[Bounds], bounds: &mut Bounds) {
+    fn add_ports(&self, named: &[Bounds], bounds: &mut Bounds) {
         let mut seen = vec![false; self.program.chains.len()];
         let mut todo = self.program.bases.clone();
         while let Some(chain) = todo.pop() {
