@@ -232,3 +232,18 @@ fn what_another_hand_has_done_is_made_good() {
     wait("it is repaired", || status(&daemon)["daemon"]["repairs"] == 1);
     assert_eq!(reach(&world), [true, false]);
 }
+
+/// The look within a second of a change is at nftables alone. What other backends would have is for the next whole look.
+#[test]
+fn what_other_backends_would_have_goes_at_a_whole_look() {
+    let world = World::new(Netns::new());
+    let bundles = bundles(Backend::Nftables);
+    let daemon = Daemon::start(&world.node, &world.dir, &["--backend=nftables", "--interval=4"]);
+    applied(&daemon, &bundles[0]);
+    wait("it was looked at", || status(&daemon)["in_force"] == true);
+    // Nothing of nftables has changed by that, so no look is due.
+    world.node.sh("ipset create NETPOLC-SET4-left hash:ip");
+    applied(&daemon, &bundles[1]);
+    wait("the set is gone", || !world.node.sh("ipset list -name").contains("NETPOLC-SET4-left"));
+    in_force(&daemon, &bundles[1]);
+}
