@@ -17,7 +17,7 @@ mod digest;
 
 pub use block::{Block, NoBlock};
 pub use digest::{Pair, contents_digest, digest, digest_with};
-pub use field::Field;
+pub use field::{Field, TUPLES_APART, tuples_together};
 
 /// `BPF_PROG_TYPE_NETFILTER`, include/uapi/linux/bpf.h.
 pub const PROGRAM_TYPE: u32 = 32;

@@ -27,6 +27,7 @@ use crate::asm::{Assembled, Assembler, Field, Label};
 use crate::contents::Established;
 use crate::insn::{AluOp, Cond, Reg, Size};
 use crate::layout::{ALL_PORTS, BITMAP_BYTES, FIRST_BITMAP, Map, NO_PORTS, ONE_PORT, SHARED};
+use netpolc_bundle::bpf::TUPLES_APART;
 use Reg as R;
 
 /// `NF_DROP`, include/uapi/linux/netfilter.h.
@@ -58,15 +59,16 @@ pub const TUPLE_FAMILY: i16 = 18;
 pub const TUPLE_PROTOCOL: i16 = 38;
 
 // The stack, by offset from the frame pointer. A block is prefix length, family and address: a key of `blocks`, and
-// without the prefix length a key of `pods`. The tuple of the connection is read to where the block's address is.
-const SRC: i16 = -48;
-const DST: i16 = -96;
+// without the prefix length a key of `pods`. Both tuples of a connection are read at once to where the blocks' addresses
+// are; what lies between them there gives way to the second block's beginning.
+const SRC: i16 = -104;
+const DST: i16 = SRC + TUPLES_APART as i16;
 const BLOCK_FAMILY: i16 = -4;
 const BLOCK_LENGTH: i16 = -8;
 /// What is known about the source: a value of `pods`.
-const SRC_POD: i16 = -120;
+const SRC_POD: i16 = -128;
 /// What is known about the destination.
-const DST_POD: i16 = -136;
+const DST_POD: i16 = -144;
 const HEADER: i16 = -184;
 const KEY: i16 = -188;
 const PORT: i16 = -200;
@@ -130,10 +132,8 @@ fn connection(asm: &mut Assembler, established: Established, ends: &Ends, header
     asm.load_field(Size::B8, R::R1, R::R1, Field::StateIn);
     asm.load_field(Size::B4, R::R1, R::R1, Field::DeviceIndex);
     asm.store(Size::B4, R::FP, INTERFACE, R::R1);
-    for (field, block) in [(Field::CtOriginal, SRC), (Field::CtReply, DST)] {
-        asm.mov(R::R3, R::R7).add_field(R::R3, field).probe_read(block, TUPLE_BYTES);
-        asm.branch(R::R0, Cond::Ne, 0, ends.drop);
-    }
+    asm.mov(R::R3, R::R7).add_field(R::R3, Field::CtOriginal);
+    asm.probe_read(SRC, TUPLES_APART as i32 + TUPLE_BYTES).branch(R::R0, Cond::Ne, 0, ends.drop);
     asm.load(Size::B2, R::R1, R::FP, DST + TUPLE_PORT).be16(R::R1);
     asm.store(Size::B8, R::FP, PORT, R::R1);
     asm.load(Size::B1, R::R1, R::FP, SRC + TUPLE_PROTOCOL);

@@ -11,7 +11,8 @@ pub enum Field {
     SkbNetworkHeader,
     /// `nf_conn.tuplehash[0].tuple`: the connection as its first packet came.
     CtOriginal,
-    /// `nf_conn.tuplehash[1].tuple`: the connection as replies come, its source is the true destination.
+    /// `nf_conn.tuplehash[1].tuple`: the connection as replies come, its source is the true destination. Programs read it
+    /// together with the original tuple, [`TUPLES_APART`] from there.
     CtReply,
     /// `nf_conn.status`.
     CtStatus,
@@ -21,6 +22,18 @@ pub enum Field {
     StateIn,
     /// `net_device.ifindex`.
     DeviceIndex,
+}
+
+/// Bytes from the original tuple to the reply tuple: a node of a list (16) stands before each tuple (40), `struct
+/// nf_conntrack_tuple_hash` in include/net/netfilter/nf_conntrack_tuple.h.
+pub const TUPLES_APART: u32 = 56;
+
+/// Whether a kernel has the tuples of a connection where programs read them.
+pub fn tuples_together(offset: impl Fn(Field) -> Option<u32>) -> bool {
+    match (offset(Field::CtOriginal), offset(Field::CtReply)) {
+        (Some(original), Some(reply)) => original.checked_add(TUPLES_APART) == Some(reply),
+        _ => false,
+    }
 }
 
 impl Field {

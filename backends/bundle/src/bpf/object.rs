@@ -1,7 +1,7 @@
 //! Object and contents -> what would be loaded. Independent of `select` and `emit`: it starts from the bytes, reads
 //! sections, symbols, relocations and types, and takes nothing for granted that the kernel would not check.
 
-use super::Field;
+use super::{Field, tuples_together};
 use super::btf::{Btf, BtfError, MapShape};
 use super::contents::{Contents, ContentsError, Established};
 use super::insn::{self, AluOp, Insn, Malformed, Operand};
@@ -95,18 +95,24 @@ pub enum LinkError {
     /// The field is too far from the beginning of its structure for an instruction.
     #[error("{0} is too far from the beginning of its structure")]
     Far(&'static str),
+    /// One read would not get both tuples of a connection.
+    #[error("this kernel has the two tuples of a connection elsewhere than programs read them")]
+    Apart,
 }
 
 impl Program {
     /// The instructions with the places of fields and the descriptors of maps filled in.
     ///
     /// # Errors
-    /// If `offset` does not know a field.
+    /// If `offset` does not know a field, or puts the tuples of a connection apart.
     pub fn link(
         &self,
         offset: impl Fn(Field) -> Option<u32>,
         fd: impl Fn(Map) -> i32,
     ) -> Result<Vec<Option<Insn>>, LinkError> {
+        if !tuples_together(&offset) {
+            return Err(LinkError::Apart);
+        }
         let mut slots = self.slots.clone();
         for (slot, field) in &self.fields {
             let at = offset(*field).ok_or(LinkError::Field(field.path()))?;

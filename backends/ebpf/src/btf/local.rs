@@ -4,6 +4,7 @@
 use super::write::Types;
 use crate::asm::Field;
 use crate::layout::Map;
+use netpolc_bundle::bpf::TUPLES_APART;
 
 /// The types, and what refers to them.
 pub(crate) struct Local {
@@ -20,12 +21,12 @@ pub(crate) const DEFINITION_BYTES: u32 = 40;
 /// Where a field is in our own types, in bytes from the beginning of its structure.
 pub const fn local_offset(field: Field) -> u32 {
     match field {
-        Field::SkbNfct | Field::CtOriginal | Field::StateIn | Field::DeviceIndex => 0,
+        Field::SkbNfct | Field::StateIn | Field::DeviceIndex => 0,
         Field::SkbHead => 8,
-        Field::SkbNetworkHeader => 16,
-        Field::CtReply => 40,
-        Field::CtStatus => 80,
-        Field::CtTcpState => 88,
+        Field::SkbNetworkHeader | Field::CtOriginal => 16,
+        Field::CtReply => 16 + TUPLES_APART,
+        Field::CtStatus => 112,
+        Field::CtTcpState => 120,
     }
 }
 
@@ -41,12 +42,13 @@ pub(crate) fn local(name: &str, room: impl Fn(Map) -> u32) -> Local {
         t.structure("sk_buff", 24, &[("_nfct", long, 0), ("head", bytes, 8), ("network_header", short, 16)]);
     let raw = t.array(byte, int, 40);
     let tuple = t.structure("nf_conntrack_tuple", 40, &[("bytes", raw, 0)]);
-    let hash = t.structure("nf_conntrack_tuple_hash", 40, &[("tuple", tuple, 0)]);
+    let node = t.array(byte, int, 16);
+    let hash = t.structure("nf_conntrack_tuple_hash", TUPLES_APART, &[("hnnode", node, 0), ("tuple", tuple, 16)]);
     let hashes = t.array(hash, int, 2);
     let tcp = t.structure("ip_ct_tcp", 8, &[("state", byte, 0)]);
     let proto = t.union("nf_conntrack_proto", 8, &[("tcp", tcp, 0)]);
     let ct =
-        t.structure("nf_conn", 96, &[("tuplehash", hashes, 0), ("status", long, 80), ("proto", proto, 88)]);
+        t.structure("nf_conn", 128, &[("tuplehash", hashes, 0), ("status", long, 112), ("proto", proto, 120)]);
     let device = t.structure("net_device", 4, &[("ifindex", int, 0)]);
     let device_pointer = t.pointer(device);
     let state = t.structure("nf_hook_state", 8, &[("in", device_pointer, 0)]);
@@ -60,8 +62,8 @@ pub(crate) fn local(name: &str, room: impl Fn(Map) -> u32) -> Local {
         (Field::SkbNfct, skb, "0:0"),
         (Field::SkbHead, skb, "0:1"),
         (Field::SkbNetworkHeader, skb, "0:2"),
-        (Field::CtOriginal, ct, "0:0:0:0"),
-        (Field::CtReply, ct, "0:0:1:0"),
+        (Field::CtOriginal, ct, "0:0:0:1"),
+        (Field::CtReply, ct, "0:0:1:1"),
         (Field::CtStatus, ct, "0:1"),
         (Field::CtTcpState, ct, "0:2:0:0"),
         (Field::StateIn, state, "0:0"),

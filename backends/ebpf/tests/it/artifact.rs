@@ -3,7 +3,8 @@
 use super::common::{compiled, nodes, shop};
 use netpolc_ebpf::btf::Btf;
 use netpolc_ebpf::contents::{Contents, Established};
-use netpolc_ebpf::decode::decode;
+use netpolc_bundle::bpf::{Field, TUPLES_APART};
+use netpolc_ebpf::decode::{LinkError, decode};
 use netpolc_ebpf::emit::emit;
 use netpolc_ebpf::layout::Map;
 use netpolc_ebpf::program;
@@ -158,6 +159,19 @@ fn fields_are_found_in_the_running_kernel() {
     for path in paths {
         assert_eq!(pieces.offset_of(path), kernel.offset_of(path), "{path}");
     }
+}
+
+/// Both tuples of a connection are read at once, so a kernel that has them elsewhere is refused when the program is linked.
+#[test]
+fn tuples_apart_are_refused() {
+    let node = nodes(&compiled(&shop()), Established::Cut).remove(0);
+    let decoded = decode(&node.object, &node.contents.text()).unwrap();
+    let link = |apart: u32| {
+        let place = |field| Some(if field == Field::CtReply { 24 + apart } else { 24 });
+        decoded.program.link_for(place, |_| 3).map(|_| ())
+    };
+    assert_eq!(link(TUPLES_APART), Ok(()));
+    assert_eq!(link(TUPLES_APART + 8), Err(LinkError::Apart));
 }
 
 /// What a program of another hand says about an object.
