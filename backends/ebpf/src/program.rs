@@ -27,8 +27,8 @@ use crate::asm::{Assembled, Assembler, Field, Label};
 use crate::contents::Established;
 use crate::insn::{AluOp, Cond, Reg, Size};
 use crate::layout::{ALL_PORTS, BITMAP_BYTES, FIRST_BITMAP, Map, NO_PORTS, ONE_PORT, SHARED};
-use netpolc_bundle::bpf::TUPLES_APART;
 use Reg as R;
+use netpolc_bundle::bpf::TUPLES_APART;
 
 /// `NF_DROP`, include/uapi/linux/netfilter.h.
 pub const NF_DROP: u64 = 0;

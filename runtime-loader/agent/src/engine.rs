@@ -283,7 +283,7 @@ impl Engine {
         if dirty || self.whole || rested || link.is_rebound() {
             // Until that is in force.
             self.whole = true;
-            return Some(Work::Compile(Box::new(slice(&self.store.cluster(), &self.node))));
+            return Some(Work::Compile(Box::new(slice(&self.store.cluster()))));
         }
         Some(Work::Again)
     }

@@ -5,9 +5,9 @@
 //! only if a selector of such a policy asks for it; a port's name only if such a policy has it.
 //!
 //! Why it is sound: nothing that is left out could be told apart by a selector, a block or a named port of a policy that
-//! stays. The tests prove rules that were compiled this way against all objects. What it costs: one look at each pod, and
-//! for pods that are alike one at each selector that its namespace lets through. Only what stays is copied, since ten
-//! thousand pods take longer to copy than to look at.
+//! stays. The tests prove rules that were compiled this way against all objects. What it costs: a look at each policy, at each
+//! pod of a namespace that a peer's selector lets through, and for pods that are alike one at each such selector. Most
+//! namespaces matter to no policy of a node, so their pods are not looked at, and only what stays is copied.
 
 use crate::alike::{Alike, owned};
 use netpolc_frontend::model::DEFAULT_NODE;
@@ -31,15 +31,27 @@ pub struct BoundPod<'a> {
     pub node: Option<&'a str>,
 }
 
+/// The pods that count, each address once, where they are kept. In the order of `namespace/name`.
+pub trait Pods: std::fmt::Debug {
+    /// The namespaces that have any.
+    fn namespaces(&self) -> Vec<&str>;
+    /// Those of a namespace.
+    fn of_namespace(&self, namespace: &str) -> Vec<BoundPod<'_>>;
+    /// Those of the node that the rules are for.
+    fn local(&self) -> Vec<BoundPod<'_>>;
+}
+
 /// All objects of a cluster, each where it is kept.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Cluster<'a> {
+    /// The node that the rules are for.
+    pub node: &'a str,
     /// Namespaces.
     pub namespaces: Vec<&'a Namespace>,
     /// Nodes.
     pub nodes: Vec<Cow<'a, Node>>,
-    /// Pods, each address once.
-    pub pods: Vec<BoundPod<'a>>,
+    /// Pods.
+    pub pods: &'a dyn Pods,
     /// NetworkPolicies.
     pub policies: Vec<&'a Policy>,
     /// ClusterNetworkPolicies.
@@ -141,17 +153,18 @@ impl Asked {
     }
 }
 
-/// What the rules of a node depend on.
-pub fn slice<'a>(cluster: &Cluster<'a>, node: &str) -> Slice {
+/// What the rules of the cluster's node depend on.
+pub fn slice(cluster: &Cluster<'_>) -> Slice {
     let namespaces = namespaces(cluster);
     let of_namespace =
         |name: &str, selector: &Selector| namespaces.get(name).is_some_and(|labels| selector.matches(labels));
-    let is_local = |pod: &BoundPod<'_>| pod.node.unwrap_or(DEFAULT_NODE) == node;
-    let mut local: BTreeMap<&str, Vec<&Labels>> = BTreeMap::new();
-    for pod in cluster.pods.iter().filter(|pod| is_local(pod)) {
-        local.entry(&pod.pod.namespace).or_default().push(&pod.pod.labels);
+    let mut local: BTreeMap<&str, Vec<BoundPod<'_>>> = BTreeMap::new();
+    for bound in cluster.pods.local() {
+        local.entry(&bound.pod.namespace).or_default().push(bound);
     }
-    let any = |pods: &[&Labels], selector: &Selector| pods.iter().any(|labels| selector.matches(labels));
+    let any = |pods: &[BoundPod<'_>], selector: &Selector| {
+        pods.iter().any(|bound| selector.matches(&bound.pod.labels))
+    };
     let selects = |p: &&&Policy| local.get(p.namespace.as_str()).is_some_and(|pods| any(pods, &p.subject));
     let policies: Vec<&Policy> = cluster.policies.iter().filter(selects).copied().collect();
     let selects = |p: &&&ClusterPolicy| {
@@ -173,33 +186,32 @@ pub fn slice<'a>(cluster: &Cluster<'a>, node: &str) -> Slice {
         let through = asked.peers.iter().filter(|(of, _)| lets(of)).map(|(_, pods)| pods);
         selectors.insert(namespace, through.collect());
     }
-    let mut alike: HashMap<(&str, Vec<Label<'_>>), bool> = HashMap::new();
-    let mut last: Option<(&str, &[&Selector])> = None;
-    let keep = |pod: &&BoundPod<'a>| {
-        if asked.every_pod || is_local(pod) {
-            return true;
+    let mut pods: Vec<Pod> = Vec::new();
+    for namespace in cluster.pods.namespaces() {
+        let selectors = selectors.get(namespace).map(Vec::as_slice).unwrap_or_default();
+        if selectors.is_empty() && !asked.every_pod {
+            pods.extend(local.get(namespace).into_iter().flatten().map(|bound| seen_by(&asked, bound)));
+            continue;
         }
-        let namespace = pod.pod.namespace.as_str();
-        let selectors = match last {
-            Some((name, selectors)) if name == namespace => selectors,
-            _ => selectors.get(namespace).map(Vec::as_slice).unwrap_or_default(),
+        let mut alike: HashMap<Vec<Label<'_>>, bool> = HashMap::new();
+        let mut matches = |labels| {
+            let seen = Labels::iter(labels).filter(|(key, _)| asked.keys.contains(*key)).collect();
+            let any = || selectors.iter().any(|selector| selector.matches(labels));
+            *alike.entry(seen).or_insert_with(any)
         };
-        last = Some((namespace, selectors));
-        if selectors.is_empty() {
-            return false;
+        for bound in cluster.pods.of_namespace(namespace) {
+            let is_local = bound.node.unwrap_or(DEFAULT_NODE) == cluster.node;
+            if asked.every_pod || is_local || matches(&bound.pod.labels) {
+                pods.push(seen_by(&asked, &bound));
+            }
         }
-        let labels = &pod.pod.labels;
-        let seen = labels.iter().filter(|(key, _)| asked.keys.contains(*key)).collect();
-        let any = || selectors.iter().any(|selector| selector.matches(labels));
-        *alike.entry((&pod.pod.namespace, seen)).or_insert_with(any)
-    };
-    let pods: Vec<&BoundPod<'_>> = cluster.pods.iter().filter(keep).collect();
+    }
     let mut sources = Sources::default();
     sources.add("API server", Vec::new());
     let objects = Objects {
         namespaces: cluster.namespaces.iter().copied().cloned().collect(),
         nodes: cluster.nodes.iter().map(|node| node.clone().into_owned()).collect(),
-        pods: pods.into_iter().map(|pod| seen_by(&asked, pod)).collect(),
+        pods,
         workloads: Vec::new(),
         policies: policies.into_iter().map(|policy| named(policy, &mut sources)).collect(),
         cluster_policies: (cluster_policies.into_iter())
@@ -207,7 +219,7 @@ pub fn slice<'a>(cluster: &Cluster<'a>, node: &str) -> Slice {
             .collect(),
     };
     let selectors = owned(&selectors);
-    let alike = Alike::new(node, asked, selectors, &objects);
+    let alike = Alike::new(cluster.node, asked, selectors, &objects);
     Slice { objects, sources, alike }
 }
 
@@ -253,14 +265,8 @@ fn cluster_named(policy: &ClusterPolicy, sources: &mut Sources) -> ClusterPolicy
 fn namespaces<'a>(cluster: &Cluster<'a>) -> BTreeMap<&'a str, Cow<'a, Labels>> {
     let told = cluster.namespaces.iter().map(|n| (n.name.as_str(), Cow::Borrowed(&n.labels)));
     let mut namespaces: BTreeMap<&str, Cow<'_, Labels>> = told.collect();
-    // Pods of a namespace stand together.
-    let mut last = None;
-    for pod in &cluster.pods {
-        let name = pod.pod.namespace.as_str();
-        if last != Some(name) {
-            namespaces.entry(name).or_insert_with(|| Cow::Owned(Labels::new()));
-            last = Some(name);
-        }
+    for name in cluster.pods.namespaces() {
+        namespaces.entry(name).or_insert_with(|| Cow::Owned(Labels::new()));
     }
     for (name, labels) in &mut namespaces {
         if !labels.contains_key(NAMESPACE_NAME_LABEL) {

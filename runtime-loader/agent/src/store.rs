@@ -1,18 +1,16 @@
 //! Everything that is known: what the API server told, and what the CNI plugin told.
 
+mod bound;
 mod view;
 
-use crate::relevant::{BoundPod, Cluster};
 use crate::sandboxes::Sandboxes;
 use crate::table::Table;
 use crate::trim::{NodeData, PodData, PolicyData};
+use bound::Counts;
 use netpolc_bundle::wire::Sandbox;
 use netpolc_frontend::objects::{self, ClusterPolicy, NAMESPACE_NAME_LABEL, Namespace, Phase, Policy};
-use netpolc_frontend::source::{SourceId, Span};
-use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
-use view::{Counted, View};
 
 /// The kinds that are watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -93,7 +91,7 @@ pub struct Store {
     /// Which pods' objects show an address.
     showing: HashMap<IpAddr, Vec<String>>,
     /// The pods that count, as of when it was asked last what may have changed.
-    that_count: BTreeMap<String, Counted>,
+    that_count: Counts,
     touched: Touched,
     /// What the CNI plugin told.
     sandboxes: Sandboxes,
@@ -110,7 +108,7 @@ impl Store {
             policies: Table::default(),
             cluster_policies: Table::default(),
             showing: HashMap::new(),
-            that_count: BTreeMap::new(),
+            that_count: Counts::default(),
             touched: Touched { every_pod: true, others: true, ..Touched::default() },
             sandboxes,
         }
@@ -339,50 +337,6 @@ impl Store {
         self.sandboxes.save()
     }
 
-    /// All objects, each where it is kept.
-    pub fn cluster(&self) -> Cluster<'_> {
-        let mut nodes: Vec<Cow<'_, objects::Node>> =
-            self.nodes.values().map(|n| Cow::Borrowed(&n.node)).collect();
-        if self.nodes.get(&self.node).is_none() {
-            let at = Span { source: SourceId(0), start: 0, end: 0 };
-            let (labels, addrs, pod_cidrs) = Default::default();
-            nodes.push(Cow::Owned(objects::Node { name: self.node.clone(), labels, addrs, pod_cidrs, at }));
-        }
-        Cluster {
-            namespaces: self.namespaces.values().collect(),
-            nodes,
-            pods: self.bound_pods(),
-            policies: self.policies.values().map(|data| &data.policy).collect(),
-            cluster_policies: self.cluster_policies.values().map(|data| &data.policy).collect(),
-        }
-    }
-
-    /// The pods that count, with the addresses that count, each address once.
-    fn bound_pods(&self) -> Vec<BoundPod<'_>> {
-        // Both are in the order of names.
-        let mut counts = self.that_count.iter().peekable();
-        let bound = |(key, data): (&'_ str, _)| {
-            while counts.next_if(|(name, _)| name.as_str() < key).is_some() {}
-            let (_, counted) = counts.next_if(|(name, _)| name.as_str() == key)?;
-            Some(self.counted(data, counted))
-        };
-        self.pods.iter().filter_map(bound).collect()
-    }
-
-    /// Some pods as they count now, by name; `None` for one that does not.
-    pub fn bound<'a>(&'a self, keys: &'a BTreeSet<String>) -> Vec<(&'a str, Option<BoundPod<'a>>)> {
-        let bound = |key: &'a String| {
-            let found = self.pods.get(key).zip(self.that_count.get(key));
-            (key.as_str(), found.map(|(data, counted)| self.counted(data, counted)))
-        };
-        keys.iter().map(bound).collect()
-    }
-
-    fn counted<'a>(&'a self, data: &'a PodData, counted: &'a Counted) -> BoundPod<'a> {
-        let node = if counted.told { Some(self.node.as_str()) } else { data.pod.node.as_deref() };
-        BoundPod { pod: &data.pod, ips: Cow::Borrowed(&counted.ips), node }
-    }
-
     /// The policies that select a pod.
     pub fn selecting(&self, pod: &objects::Pod) -> Vec<PolicyName<'_>> {
         let of_namespace = |p: &&PolicyData<Policy>| p.policy.namespace == pod.namespace;
@@ -405,47 +359,11 @@ impl Store {
         names
     }
 
-    /// What may have changed since this was asked last. From now on pods count as they do now.
-    pub fn take_touched(&mut self) -> Touched {
-        let touched = std::mem::take(&mut self.touched);
-        let view = self.view();
-        let count = |key: &str| self.pods.get(key).and_then(|data| view.count(key, data));
-        if touched.every_pod {
-            let all =
-                self.pods.iter().filter_map(|(key, data)| Some((key.to_owned(), view.count(key, data)?)));
-            self.that_count = all.collect();
-            return touched;
-        }
-        let counts: Vec<(&String, Option<Counted>)> =
-            touched.pods.iter().map(|key| (key, count(key))).collect();
-        for (key, counted) in counts {
-            match counted {
-                Some(counted) => drop(self.that_count.insert(key.clone(), counted)),
-                None => drop(self.that_count.remove(key)),
-            }
-        }
-        touched
-    }
-
     /// These pods may count otherwise than before, and so may those that show their addresses.
     fn touch(&mut self, keys: impl IntoIterator<Item = String>, addrs: &[IpAddr]) {
         let touched = &mut self.touched.pods;
         touched.extend(keys);
         touched.extend(addrs.iter().filter_map(|addr| self.showing.get(addr)).flatten().cloned());
-    }
-
-    fn view(&self) -> View<'_> {
-        let mut view = View {
-            store: self,
-            of_nodes: self.nodes.values().flat_map(|n| &n.node.addrs).copied().collect(),
-            told: HashMap::new(),
-            sandboxed: HashMap::new(),
-        };
-        for sandbox in self.sandboxes.iter() {
-            view.told.entry(&sandbox.pod).or_default().push(sandbox);
-            view.sandboxed.extend(sandbox.addresses.iter().map(|addr| (*addr, sandbox.pod.as_str())));
-        }
-        view
     }
 }
 

@@ -1,6 +1,7 @@
 //! The objects of one kind, through lists, changes and lists again.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 /// The objects of one kind by key. During a list, what was there before stays until the list is complete: then what it
 /// did not mention is gone.
@@ -69,6 +70,12 @@ impl<T: PartialEq> Table<T> {
     /// All objects in the order of their keys.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &T)> {
         self.entries.iter().map(|(key, (value, _))| (key.as_str(), value))
+    }
+
+    /// The objects from one key on, up to another, in the order of their keys.
+    pub fn range(&self, from: &str, to: &str) -> impl Iterator<Item = (&str, &T)> {
+        let bounds = (Bound::Included(from), Bound::Excluded(to));
+        self.entries.range::<str, _>(bounds).map(|(key, (value, _))| (key.as_str(), value))
     }
 
     /// All objects in the order of their keys.

@@ -25,9 +25,9 @@ use crate::kernel::Kernel;
 use crate::routes::PodInterfaces;
 use generation::{Generation, Meta, Wanted};
 use hook::Hook;
-use netpolc_bundle::bpf::{Field, tuples_together};
 use netpolc_bundle::bpf::contents::{Contents, Pod};
 use netpolc_bundle::bpf::layout::SHARED;
+use netpolc_bundle::bpf::{Field, tuples_together};
 use netpolc_bundle::comment::{denying, not_allowed};
 use netpolc_bundle::limits;
 use netpolc_bundle::rebind::Unlike;
@@ -60,7 +60,9 @@ impl Dataplane for Ebpf {
             return Some(format!("the kernel's types lack {}", field.path()));
         }
         if !tuples_together(|field| fields.get(&field).copied()) {
-            return Some("the kernel has the two tuples of a connection elsewhere than the program reads them".into());
+            return Some(
+                "the kernel has the two tuples of a connection elsewhere than the program reads them".into(),
+            );
         }
         // The last question, since its answer may be to mount one.
         track::missing(kernel).or_else(bpffs::missing)

@@ -1,11 +1,11 @@
 //! Object and contents -> what would be loaded. Independent of `select` and `emit`: it starts from the bytes, reads
 //! sections, symbols, relocations and types, and takes nothing for granted that the kernel would not check.
 
-use super::{Field, tuples_together};
 use super::btf::{Btf, BtfError, MapShape};
 use super::contents::{Contents, ContentsError, Established};
 use super::insn::{self, AluOp, Insn, Malformed, Operand};
 use super::layout::Map;
+use super::{Field, tuples_together};
 use crate::limits;
 use object::read::elf::ElfFile64;
 use object::{

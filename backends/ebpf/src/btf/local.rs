@@ -43,12 +43,16 @@ pub(crate) fn local(name: &str, room: impl Fn(Map) -> u32) -> Local {
     let raw = t.array(byte, int, 40);
     let tuple = t.structure("nf_conntrack_tuple", 40, &[("bytes", raw, 0)]);
     let node = t.array(byte, int, 16);
-    let hash = t.structure("nf_conntrack_tuple_hash", TUPLES_APART, &[("hnnode", node, 0), ("tuple", tuple, 16)]);
+    let hash =
+        t.structure("nf_conntrack_tuple_hash", TUPLES_APART, &[("hnnode", node, 0), ("tuple", tuple, 16)]);
     let hashes = t.array(hash, int, 2);
     let tcp = t.structure("ip_ct_tcp", 8, &[("state", byte, 0)]);
     let proto = t.union("nf_conntrack_proto", 8, &[("tcp", tcp, 0)]);
-    let ct =
-        t.structure("nf_conn", 128, &[("tuplehash", hashes, 0), ("status", long, 112), ("proto", proto, 120)]);
+    let ct = t.structure(
+        "nf_conn",
+        128,
+        &[("tuplehash", hashes, 0), ("status", long, 112), ("proto", proto, 120)],
+    );
     let device = t.structure("net_device", 4, &[("ifindex", int, 0)]);
     let device_pointer = t.pointer(device);
     let state = t.structure("nf_hook_state", 8, &[("in", device_pointer, 0)]);

@@ -1,9 +1,9 @@
 //! The bytes: deterministic, read back strictly, accepted by others.
 
 use super::common::{compiled, nodes, shop};
+use netpolc_bundle::bpf::{Field, TUPLES_APART};
 use netpolc_ebpf::btf::Btf;
 use netpolc_ebpf::contents::{Contents, Established};
-use netpolc_bundle::bpf::{Field, TUPLES_APART};
 use netpolc_ebpf::decode::{LinkError, decode};
 use netpolc_ebpf::emit::emit;
 use netpolc_ebpf::layout::Map;

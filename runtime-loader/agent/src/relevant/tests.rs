@@ -59,17 +59,38 @@ fn cluster() -> (Objects, Sources) {
     (read.objects, sources)
 }
 
-fn all(objects: &Objects) -> Cluster<'_> {
-    fn bound(pod: &Pod) -> BoundPod<'_> {
-        BoundPod { pod, ips: Cow::Borrowed(&pod.ips), node: pod.node.as_deref() }
+/// The pods of these objects, and the node that rules are for.
+#[derive(Debug)]
+struct Listed<'o>(&'o [Pod], &'o str);
+
+fn bound(pod: &Pod) -> BoundPod<'_> {
+    BoundPod { pod, ips: Cow::Borrowed(&pod.ips), node: pod.node.as_deref() }
+}
+
+impl Pods for Listed<'_> {
+    fn namespaces(&self) -> Vec<&str> {
+        self.0.iter().map(|pod| pod.namespace.as_str()).collect::<BTreeSet<_>>().into_iter().collect()
     }
-    Cluster {
+
+    fn of_namespace(&self, namespace: &str) -> Vec<BoundPod<'_>> {
+        self.0.iter().filter(|pod| pod.namespace == namespace).map(bound).collect()
+    }
+
+    fn local(&self) -> Vec<BoundPod<'_>> {
+        self.0.iter().filter(|pod| pod.node.as_deref() == Some(self.1)).map(bound).collect()
+    }
+}
+
+/// What the rules of a node depend on.
+fn slice_of(objects: &Objects, node: &str) -> Slice {
+    slice(&Cluster {
+        node,
         namespaces: objects.namespaces.iter().collect(),
         nodes: objects.nodes.iter().map(Cow::Borrowed).collect(),
-        pods: objects.pods.iter().map(bound).collect(),
+        pods: &Listed(&objects.pods, node),
         policies: objects.policies.iter().collect(),
         cluster_policies: objects.cluster_policies.iter().collect(),
-    }
+    })
 }
 
 #[test]
@@ -80,7 +101,7 @@ fn what_is_left_out_changes_nothing() {
     let names = Names::of_policies(&model);
     let builder = NodeBuilder::new(&model, &compiled.matrix, &names, [Backend::Nftables], None);
     for node in ["n0", "n1", "n2"] {
-        let some = slice(&all(&objects), node);
+        let some = slice_of(&objects, node);
         assert!(some.objects.policies.len() < objects.policies.len() || node == "n2", "{node}");
         let bundle = compile(some.objects, &some.sources, node, &[Backend::Nftables], None).unwrap();
         builder.prove(&bundle).unwrap();
@@ -114,11 +135,11 @@ fn from_event_to_event_as_from_scratch() {
             _ => drop(objects.pods[i].labels.insert("unasked".into(), step.to_string())),
         }
         let backends = [Backend::Nftables];
-        match compiler.bundle(slice(&all(&objects), "n0"), "n0", &Wanted::all(&backends)).unwrap() {
+        match compiler.bundle(slice_of(&objects, "n0"), "n0", &Wanted::all(&backends)).unwrap() {
             Some(bundle) => held = Some(bundle),
             None => reused += 1,
         }
-        let fresh = slice(&all(&objects), "n0");
+        let fresh = slice_of(&objects, "n0");
         let fresh = compile(fresh.objects, &fresh.sources, "n0", &backends, None).unwrap();
         assert_eq!(held.as_ref(), Some(&fresh), "step {step}");
     }
@@ -132,7 +153,7 @@ fn what_comes_and_goes_is_judged_as_if_it_were_compiled() {
     for (backend, artifact) in [(Backend::Nftables, Artifact::Nftables), (Backend::Ebpf, Artifact::Ebpf)] {
         let (mut objects, _) = cluster();
         let start = |objects: &Objects| {
-            let Slice { objects, sources, alike } = slice(&all(objects), "n0");
+            let Slice { objects, sources, alike } = slice_of(objects, "n0");
             (alike, compile(objects, &sources, "n0", &[backend], None).unwrap())
         };
         let (mut alike, mut bundle) = start(&objects);
@@ -160,12 +181,13 @@ fn what_comes_and_goes_is_judged_as_if_it_were_compiled() {
                 }
                 _ => drop(objects.pods[i].labels.insert("hash".into(), format!("h{}", pick % 30))),
             }
-            let now = all(&objects);
             let names: Vec<String> =
-                now.pods.iter().map(|p| format!("{}/{}", p.pod.namespace, p.pod.name)).collect();
+                objects.pods.iter().map(|p| format!("{}/{}", p.namespace, p.name)).collect();
             let gone = before.iter().filter(|name| !names.contains(name)).map(|name| (name.as_str(), None));
             let mut changes: Vec<(&str, Option<BoundPod<'_>>)> = gone.collect();
-            changes.extend(names.iter().map(String::as_str).zip(now.pods.into_iter().map(Some)));
+            changes.extend(
+                names.iter().map(String::as_str).zip(objects.pods.iter().map(|pod| Some(bound(pod)))),
+            );
             let selecting = |pod: &Pod| {
                 let selects = |p: &&Policy| p.namespace == pod.namespace && p.subject.matches(&pod.labels);
                 let plain = objects.policies.iter().filter(selects);
@@ -216,7 +238,7 @@ fn a_cluster_without_policies_for_a_node_leaves_its_own_pods() {
     let (mut objects, _) = cluster();
     objects.policies.clear();
     objects.cluster_policies.clear();
-    let Slice { objects, .. } = slice(&all(&objects), "n1");
+    let Slice { objects, .. } = slice_of(&objects, "n1");
     assert_eq!(objects.pods.len(), 6);
     assert!(objects.pods.iter().all(|p| p.node.as_deref() == Some("n1") && p.labels.is_empty()));
 }

@@ -18,15 +18,29 @@ pub(super) struct Counted {
 
 /// Who has which address, as of now.
 pub(super) struct View<'a> {
-    pub(super) store: &'a Store,
-    pub(super) of_nodes: HashSet<IpAddr>,
+    store: &'a Store,
+    of_nodes: HashSet<IpAddr>,
     /// The sandboxes of each pod.
-    pub(super) told: HashMap<&'a str, Vec<&'a Sandbox>>,
+    told: HashMap<&'a str, Vec<&'a Sandbox>>,
     /// The pod of each address that has a sandbox.
-    pub(super) sandboxed: HashMap<IpAddr, &'a str>,
+    sandboxed: HashMap<IpAddr, &'a str>,
 }
 
 impl<'a> View<'a> {
+    pub(super) fn new(store: &'a Store) -> View<'a> {
+        let mut view = View {
+            store,
+            of_nodes: store.nodes.values().flat_map(|n| &n.node.addrs).copied().collect(),
+            told: HashMap::new(),
+            sandboxed: HashMap::new(),
+        };
+        for sandbox in store.sandboxes.iter() {
+            view.told.entry(&sandbox.pod).or_default().push(sandbox);
+            view.sandboxed.extend(sandbox.addresses.iter().map(|addr| (*addr, sandbox.pod.as_str())));
+        }
+        view
+    }
+
     /// The addresses of a pod that count; `None` if it does not count.
     pub(super) fn count(&self, key: &str, data: &PodData) -> Option<Counted> {
         if data.pod.phase == Phase::Finished {
