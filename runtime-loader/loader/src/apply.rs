@@ -4,6 +4,7 @@ use crate::cut::{Cut, Established, cut};
 use crate::dataplane::{self, Goal};
 use crate::judge::Judge;
 use crate::kernel::Kernel;
+use crate::nftables::observe::Early;
 use crate::{Error, bridges, ebpf, routes};
 use netpolc_bundle::{Backend, Bundle, ReadBack, Version};
 use serde::Serialize;
@@ -68,16 +69,26 @@ pub fn apply_bundle(
     established: Established,
 ) -> Result<Report, Error> {
     let read = bundle.read_back()?;
-    let mut report = apply_read(kernel, bundle, &read, (backend, None), established)?;
+    let mut report = apply_read(kernel, bundle, &read, &By { backend, ..By::default() }, established)?;
     if established == Established::Cut {
         report.cut = cut_denied(kernel, read, &mut report);
     }
     Ok(report)
 }
 
+/// By what a bundle is to be brought into force, and what the caller knows already.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct By<'a> {
+    /// The backend; without it the first that bundle and kernel have.
+    pub backend: Option<Backend>,
+    /// What the caller has in force and looks after: what only another hand can have changed is then left to its next look.
+    pub kept: Option<Backend>,
+    /// What was seen of nftables' rules. If they are no longer these, they are listed.
+    pub early: Option<&'a Early>,
+}
+
 /// As [`apply_bundle`], for one whose artifacts were read back already. To end connections is left to the caller; under eBPF
-/// every packet is judged until [that is done](crate::live::Live::let_pass). `kept` is what the caller has in force and looks
-/// after: what only another hand can have changed is then left to its next look.
+/// every packet is judged until [that is done](crate::live::Live::let_pass).
 ///
 /// # Errors
 /// As [`apply`].
@@ -85,7 +96,7 @@ pub fn apply_read(
     kernel: &mut dyn Kernel,
     bundle: &Bundle,
     read: &ReadBack,
-    (backend, kept): (Option<Backend>, Option<Backend>),
+    by: &By<'_>,
     established: Established,
 ) -> Result<Report, Error> {
     let bindings = bundle.bindings()?;
@@ -93,9 +104,10 @@ pub fn apply_read(
     let (interfaces, missing) = routes::pod_interfaces(&bindings, &kernel.routes()?);
     notes.extend(missing);
     notes.extend(bridges::bypassed(kernel, &interfaces.shared));
-    let mut goal = Goal { bundle, read, interfaces: &interfaces, established, kept: false };
-    let chosen = choose(kernel, &goal, backend, &mut notes)?;
-    goal.kept = kept == Some(chosen);
+    let mut goal = Goal { bundle, read, interfaces: &interfaces, established, kept: false, seen: None };
+    let chosen = choose(kernel, &goal, by.backend, &mut notes)?;
+    goal.kept = by.kept == Some(chosen);
+    goal.seen = by.early.and_then(Early::still);
     let (version, outcome) = dataplane::of(chosen).apply(kernel, &goal, &mut notes)?;
     if !goal.kept {
         remove_others(kernel, chosen, &mut notes);

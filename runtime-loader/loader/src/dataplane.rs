@@ -9,6 +9,7 @@ use crate::ebpf::Ebpf;
 use crate::iptables::Iptables;
 use crate::kernel::Kernel;
 use crate::nftables::Nftables;
+use crate::nftables::observe::Observed;
 use crate::routes::PodInterfaces;
 use netpolc_bundle::{Backend, Bundle, ReadBack, Version};
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,8 @@ pub struct Goal<'a> {
     /// Whether the caller has this backend in force and looks after it, so that what only another hand can have changed
     /// need not be looked at.
     pub kept: bool,
+    /// The rules of nftables that are in the kernel, if the caller knows them.
+    pub seen: Option<&'a Observed>,
 }
 
 /// What happened to the rules.

@@ -42,8 +42,15 @@ impl Dataplane for Nftables {
         let version = *goal.bundle.manifest.artifacts.get(&Artifact::Nftables).ok_or_else(none)?;
         let ruleset = goal.read.nftables.as_ref().ok_or_else(none)?;
         refuse(ruleset)?;
+        let seen = goal.seen;
         let goal = Goal { script: goal.bundle.script()?, ruleset, interfaces: &goal.interfaces.behind };
-        let outcome = converge(kernel, &goal, version, notes)?;
+        let outcome = match seen {
+            Some(seen) => converge(kernel, &goal, version, seen, notes),
+            None => {
+                let seen = observe(kernel)?;
+                converge(kernel, &goal, version, &seen, notes)
+            }
+        }?;
         Ok((version, outcome))
     }
 
@@ -144,22 +151,22 @@ fn converge(
     kernel: &mut dyn Kernel,
     goal: &Goal<'_>,
     version: Version,
+    before: &Observed,
     notes: &mut Vec<String>,
 ) -> Result<Outcome, Error> {
-    let before = observe(kernel)?;
     let in_force = before.in_force();
-    if in_force == Some(version) && same_comments(goal.ruleset, &before) {
-        let changes = plan::interfaces(goal, &before);
+    if in_force == Some(version) && same_comments(goal.ruleset, before) {
+        let changes = plan::interfaces(goal, before);
         if !changes.is_empty() {
             kernel.run(&changes)?;
         }
-        clean(kernel, goal, &before, notes);
+        clean(kernel, goal, before, notes);
         return Ok(if changes.is_empty() { Outcome::Unchanged } else { Outcome::Interfaces });
     }
     for reason in before.drift() {
         notes.push(format!("was found: {reason}"));
     }
-    let after = replace(kernel, goal, version, &before)?;
+    let after = replace(kernel, goal, version, before)?;
     clean(kernel, goal, &after, notes);
     Ok(match in_force {
         Some(before) if before == version => Outcome::Comments,

@@ -45,7 +45,14 @@ pub fn status(kernel: &mut dyn Kernel, bundle: Option<&Path>) -> Result<Status, 
 /// As [`status`].
 pub fn status_of(kernel: &mut dyn Kernel, bundle: &Bundle, read: &ReadBack) -> Result<Status, Error> {
     let (interfaces, _) = routes::pod_interfaces(&bundle.bindings()?, &kernel.routes()?);
-    let goal = Goal { bundle, read, interfaces: &interfaces, established: Established::Cut, kept: false };
+    let goal = Goal {
+        bundle,
+        read,
+        interfaces: &interfaces,
+        established: Established::Cut,
+        kept: false,
+        seen: None,
+    };
     look(kernel, Some(&goal))
 }
 

@@ -1,7 +1,7 @@
 //! What the daemon needs of whatever enforces a bundle.
 
 use super::audit::audited;
-use crate::apply::{self, Choice, Outcome, Report};
+use crate::apply::{self, By, Choice, Outcome, Report};
 use crate::batch::Committed;
 use crate::cut::Established;
 use crate::iptables::known::{self, Known};
@@ -9,6 +9,7 @@ use crate::iptables::variant::Tools;
 use crate::judge::Judge;
 use crate::kernel::{Kernel as _, System};
 use crate::live::{Live, Switched};
+use crate::nftables::observe::Early;
 use crate::routes::Routes;
 use crate::status::{self, Status};
 use crate::{Error, bridges, dataplane, generation};
@@ -36,10 +37,20 @@ pub trait Enforcer: Send {
     fn apply(&mut self, form: &Bundle, established: Established) -> Result<Report, Error>;
 
     /// As [`Enforcer::apply`], for a bundle that should be in force already: connections are to end only if rules were missing.
+    /// `early` is what was seen of the rules before.
     ///
     /// # Errors
     /// As there.
-    fn look(&mut self, form: &Bundle, established: Established, how: Look) -> Result<Report, Error>;
+    fn look(
+        &mut self,
+        form: &Bundle,
+        established: Established,
+        how: Look,
+        early: Option<&Early>,
+    ) -> Result<Report, Error>;
+
+    /// Whether a look begins with a list of rules of nftables, so that it is shorter if somebody has [made](Early::look) one.
+    fn lists_rules(&self) -> bool;
 
     /// Lets addresses come and go in what is in force. `pods` are those of the node as they are then. To end connections of
     /// these addresses is [left](Enforcer::take_uncut).
@@ -196,9 +207,10 @@ impl ThisKernel {
         form: &Bundle,
         read: ReadBack,
         established: Established,
-        kept: Option<Backend>,
+        (kept, early): (Option<Backend>, Option<&Early>),
     ) -> Result<Report, Error> {
-        let report = apply::apply_read(&mut System::new(), form, &read, (self.wanted, kept), established)?;
+        let by = By { backend: self.wanted, kept, early };
+        let report = apply::apply_read(&mut System::new(), form, &read, &by, established)?;
         self.last = Some(report.backend);
         self.interfaces.clone_from(&report.interfaces);
         self.known = (report.backend == Backend::Iptables)
@@ -302,7 +314,7 @@ impl Enforcer for ThisKernel {
         if let Some(report) = self.switch_iptables(form, &read, established)? {
             return Ok(report);
         }
-        let report = self.bring(form, read, established, self.last)?;
+        let report = self.bring(form, read, established, (self.last, None))?;
         // Also if it was in force already: a loader that was killed before it was done leaves no other trace.
         if established == Established::Cut {
             self.cut_later(None, None);
@@ -310,14 +322,24 @@ impl Enforcer for ThisKernel {
         Ok(report)
     }
 
-    fn look(&mut self, form: &Bundle, established: Established, how: Look) -> Result<Report, Error> {
+    fn look(
+        &mut self,
+        form: &Bundle,
+        established: Established,
+        how: Look,
+        early: Option<&Early>,
+    ) -> Result<Report, Error> {
         let kept = self.last.filter(|_| how == Look::Changes);
-        let report = self.bring(form, form.read_back()?, established, kept)?;
+        let report = self.bring(form, form.read_back()?, established, (kept, early))?;
         let missing = matches!(report.outcome, Outcome::Applied | Outcome::Repaired | Outcome::Comments);
         if missing && established == Established::Cut {
             self.cut_later(None, None);
         }
         Ok(report)
+    }
+
+    fn lists_rules(&self) -> bool {
+        self.last == Some(Backend::Nftables)
     }
 
     fn rebind(

@@ -10,6 +10,8 @@ use super::store::Store;
 use crate::Error;
 use crate::apply::{Outcome, Report};
 use crate::cut::Established;
+use crate::kernel::System;
+use crate::nftables::observe::Early;
 use crate::node::{CniMode, Node};
 use crate::status::Status;
 use inner::{Held, Inner, Since, said};
@@ -22,6 +24,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// How old the status may be that the metrics are made from.
 const FRESH: Duration = Duration::from_secs(5);
+
+/// How often rules are listed without the lock before they are listed under it.
+const EARLY_LOOKS: usize = 3;
 
 /// Figures for the metrics; they only grow.
 #[derive(Debug, Clone, Copy, Default)]
@@ -256,10 +261,7 @@ impl State {
 
     /// Looks whether all is as it should be, and mends what is not.
     pub fn look(&self) {
-        let mut inner = self.lock();
-        inner.looked = Instant::now();
-        inner.look_at_rules(self.manner.established, Look::Whole);
-        drop(inner);
+        self.look_at_rules(Look::Whole);
         self.wake_settler();
         self.stop_judging();
         let mut inner = self.lock();
@@ -270,11 +272,31 @@ impl State {
 
     /// Looks at the rules if it is not known what the kernel made of the last bundle.
     pub fn confirm(&self) {
-        let mut inner = self.lock();
-        if inner.unconfirmed {
-            inner.look_at_rules(self.manner.established, Look::Changes);
+        if self.lock().unconfirmed {
+            self.look_at_rules(Look::Changes);
             self.wake_settler();
         }
+    }
+
+    /// Lists the rules without the lock, so that nobody has to wait for that; and once more, if something has come
+    /// meanwhile. Where that happens each time, they are listed in the end while others wait.
+    fn look_at_rules(&self, how: Look) {
+        let mut inner = self.lock();
+        if how == Look::Whole {
+            inner.looked = Instant::now();
+        }
+        for _ in 0..EARLY_LOOKS {
+            if !inner.lists_rules() {
+                break;
+            }
+            drop(inner);
+            let early = Early::look(&mut System::new());
+            inner = self.lock();
+            if early.as_ref().is_some_and(|early| early.still().is_some()) {
+                return inner.look_at_rules(self.manner.established, how, early.as_ref());
+            }
+        }
+        inner.look_at_rules(self.manner.established, how, None);
     }
 
     /// Looks at the node's network alone.

@@ -4,6 +4,7 @@
 //! table; then only the names of its objects are taken, by looking at lines.
 
 use crate::Error;
+use crate::generation;
 use crate::kernel::Kernel;
 use netpolc_bundle::nft::{self, Elements, Family, Key, PODIF, ParseError, Ruleset, Table, Version};
 use std::collections::{BTreeMap, BTreeSet};
@@ -125,6 +126,29 @@ pub fn observe(kernel: &mut dyn Kernel) -> Result<Observed, Error> {
         }
     }
     Ok(seen)
+}
+
+/// What was in the kernel at some time, and may still be: listing it takes longest of all that a look does, so the daemon
+/// does it while nobody has to wait for it.
+#[derive(Debug)]
+pub struct Early {
+    generation: u32,
+    seen: Observed,
+}
+
+impl Early {
+    /// Looks at the kernel; `None` if that fails, so that whoever looks in earnest has the error.
+    pub fn look(kernel: &mut dyn Kernel) -> Option<Early> {
+        let generation = generation::current().ok()?;
+        let seen = observe(kernel).ok()?;
+        Some(Early { generation, seen })
+    }
+
+    /// What was seen, if no transaction of anybody has been committed since that was begun.
+    pub fn still(&self) -> Option<&Observed> {
+        let same = generation::current().is_ok_and(|now| now == self.generation);
+        same.then_some(&self.seen)
+    }
 }
 
 fn look(kernel: &mut dyn Kernel) -> Result<Observed, Error> {

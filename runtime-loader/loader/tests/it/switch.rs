@@ -7,7 +7,7 @@ use crate::daemon::{Daemon, wait};
 use crate::lan::{crowd, inside, meet, meets};
 use netpol_loader::nftables::compare::{differences, same_comments};
 use netpol_loader::nftables::delta::{self, There};
-use netpol_loader::nftables::observe::{Observed, observe};
+use netpol_loader::nftables::observe::{Early, Observed, observe};
 use netpol_loader::nftables::plan;
 use netpolc_bundle::nft::{self, Family, Ruleset};
 use netpolc_bundle::{Artifact, Backend, Bundle};
@@ -40,6 +40,20 @@ fn objects(netns: &Netns, family: Family) -> BTreeSet<String> {
 
 fn seen(netns: &Netns) -> Observed {
     inside(netns, || observe(&mut netpol_loader::kernel::System::new()).unwrap())
+}
+
+/// What was seen before the lock was taken does not count once anybody has changed any rules.
+#[test]
+fn what_was_seen_early_counts_until_a_transaction() {
+    let netns = Netns::new();
+    netns.sh("nft add table ip netpolc");
+    let early = inside(&netns, || Early::look(&mut netpol_loader::kernel::System::new()).unwrap());
+    let tables = || inside(&netns, || early.still().map(|seen| seen.tables.len()));
+    assert_eq!(tables(), Some(1));
+    netns.sh("nft list ruleset");
+    assert_eq!(tables(), Some(1));
+    netns.sh("nft add table ip another");
+    assert_eq!(tables(), None);
 }
 
 /// The goal with what is left beside it.

@@ -7,6 +7,7 @@ use crate::cut::Established;
 use crate::daemon::enforcer::{Enforcer, Look, Stamp};
 use crate::daemon::faults::{Faults, Part};
 use crate::daemon::log::{Level, log};
+use crate::nftables::observe::Early;
 use crate::node::{self, Closing, CniMode, Node};
 use crate::status::Status;
 use netpolc_bundle::wire::Network;
@@ -103,17 +104,28 @@ impl Inner {
         Ok(())
     }
 
-    pub(super) fn look_at_rules(&mut self, established: Established, how: Look) {
+    fn is_as_seen(&self, stamp: Option<&Stamp>) -> bool {
+        stamp.is_some() && stamp == self.stamp.as_ref()
+    }
+
+    /// Whether [`look_at_rules`](Inner::look_at_rules) would list rules of nftables.
+    pub(super) fn lists_rules(&mut self) -> bool {
+        let stamp = self.enforcer.stamp();
+        self.held.is_some() && self.enforcer.lists_rules() && !self.is_as_seen(stamp.as_ref())
+    }
+
+    /// `early` is what was seen of the rules without the lock.
+    pub(super) fn look_at_rules(&mut self, established: Established, how: Look, early: Option<&Early>) {
         // Taken before the look: what changes meanwhile makes the next one differ.
         let stamp = self.enforcer.stamp();
-        if stamp.is_some() && stamp == self.stamp {
+        if self.is_as_seen(stamp.as_ref()) {
             return;
         }
         if let Err(error) = self.refresh() {
             return self.faults.fault(Part::Rules, &error);
         }
         let Some(held) = &self.held else { return };
-        match self.enforcer.look(&held.form, established, how) {
+        match self.enforcer.look(&held.form, established, how, early) {
             Ok(report) => {
                 self.unconfirmed = false;
                 let seen = how == Look::Whole && report.outcome == Outcome::Unchanged;
