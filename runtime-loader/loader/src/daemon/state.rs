@@ -25,8 +25,8 @@ use std::time::{Duration, Instant, SystemTime};
 /// How old the status may be that the metrics are made from.
 const FRESH: Duration = Duration::from_secs(5);
 
-/// How often rules are listed without the lock before they are listed under it.
-const EARLY_LOOKS: usize = 3;
+/// How long nothing must have come for rules to be listed without the lock.
+const CALM: Duration = Duration::from_millis(100);
 
 /// Figures for the metrics; they only grow.
 #[derive(Debug, Clone, Copy, Default)]
@@ -94,6 +94,7 @@ impl State {
             last_apply: Duration::ZERO,
             status: None,
             looked: Instant::now(),
+            came: Instant::now(),
             since: Since::Nothing,
             faults: Faults::default(),
             closing: None,
@@ -170,6 +171,7 @@ impl State {
         });
         inner.last_apply = begun.elapsed();
         inner.since = Since::Nothing;
+        inner.came = Instant::now();
         inner.stamp = None;
         inner.status = None;
         let (form, report) = match result {
@@ -212,6 +214,7 @@ impl State {
         }
         let begun = Instant::now();
         inner.since = Since::Nothing;
+        inner.came = Instant::now();
         inner.stamp = None;
         inner.status = None;
         let held = inner.held.as_ref().ok_or_else(|| Unlike("nothing is in force yet".to_owned()))?;
@@ -278,25 +281,20 @@ impl State {
         }
     }
 
-    /// Lists the rules without the lock, so that nobody has to wait for that; and once more, if something has come
-    /// meanwhile. Where that happens each time, they are listed in the end while others wait.
+    /// Lists the rules without the lock, so that nobody has to wait for that. Where something has come a moment ago, more is
+    /// to be expected, which would make the list worthless.
     fn look_at_rules(&self, how: Look) {
         let mut inner = self.lock();
         if how == Look::Whole {
             inner.looked = Instant::now();
         }
-        for _ in 0..EARLY_LOOKS {
-            if !inner.lists_rules() {
-                break;
-            }
+        let mut early = None;
+        if inner.came.elapsed() >= CALM && inner.lists_rules() {
             drop(inner);
-            let early = Early::look(&mut System::new());
+            early = Early::look(&mut System::new());
             inner = self.lock();
-            if early.as_ref().is_some_and(|early| early.still().is_some()) {
-                return inner.look_at_rules(self.manner.established, how, early.as_ref());
-            }
         }
-        inner.look_at_rules(self.manner.established, how, None);
+        inner.look_at_rules(self.manner.established, how, early.as_ref());
     }
 
     /// Looks at the node's network alone.

@@ -48,6 +48,8 @@ pub(super) struct Inner {
     pub(super) last_apply: Duration,
     pub(super) status: Option<(Instant, Status)>,
     pub(super) looked: Instant,
+    /// When a bundle came last, or addresses that come or go.
+    pub(super) came: Instant,
     pub(super) since: Since,
     pub(super) faults: Faults,
     /// What was last said about addresses that no pod has.
