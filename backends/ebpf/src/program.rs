@@ -71,14 +71,14 @@ const BLOCK_LENGTH: i16 = -8;
 const SRC_POD: i16 = -128;
 /// What is known about the destination.
 const DST_POD: i16 = -144;
-const HEADER: i16 = -184;
-const KEY: i16 = -188;
-const PORT: i16 = -200;
-const WORD: i16 = -208;
+const HEADER: i16 = -192;
+const KEY: i16 = -196;
+const PORT: i16 = -208;
+const WORD: i16 = -216;
 /// The key in `pairs` of what was asked last: the one that denies, if one does.
-const PAIR: i16 = -212;
+const PAIR: i16 = -220;
 /// The index of the interface that a packet with a connection came from.
-const INTERFACE: i16 = -216;
+const INTERFACE: i16 = -224;
 
 // A value of `pods`.
 const COLUMN: i16 = 0;

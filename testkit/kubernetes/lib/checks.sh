@@ -50,8 +50,7 @@ guide() {
   expect open backend "$db"
   expect closed frontend "$db"
   node=$(kubectl get pod mysql -o jsonpath='{.spec.nodeName}')
-  kubectl -n netpolc-system exec "$(kubectl -n netpolc-system get pod -o name --field-selector "spec.nodeName=$node")" -c loader -- \
-    netpol-loader status
+  status "${node#k8s-n}"
   kubectl apply -f - <<'YAML'
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -127,14 +126,15 @@ e2e_process() {
 # Ginkgo's last line is as "SUCCESS! -- 9 Passed | 0 Failed | 0 Pending | 5658 Skipped".
 sum() { sed -n "s/^[A-Z]*! --.* \([0-9][0-9]*\) $1 .*/\1/p" "$2"/*.log | awk '{ n += $1 } END { print n + 0 }'; }
 
-# try BACKEND CNI: all of it for one backend and one mode, up to the first failure.
+# try BACKEND CNI [DIRECTORY]: all of it for one backend and one mode, up to the first failure; with a directory by hand.
 try() {
-  [ $# = 2 ] || fail "usage: cluster try BACKEND CNI"
-  local step
-  for step in "deploy $1 $2" smoke guide e2e undeploy; do
+  [[ $# = 2 || $# = 3 ]] || fail "usage: cluster try BACKEND CNI [DIRECTORY]"
+  local step first="deploy $1 $2"
+  [ $# = 2 ] || first="by-hand $3 $1 $2"
+  for step in "$first" smoke guide e2e undeploy; do
     say "$step"
     # shellcheck disable=SC2086
-    "$HERE/cluster" $step || fail "try $1 $2: $step failed"
+    "$HERE/cluster" $step || fail "try $*: $step failed"
   done
-  say "$1 $2: everything passed"
+  say "$*: everything passed"
 }

@@ -17,21 +17,102 @@ deploy() {
   kubectl wait --for=condition=Ready nodes --all --timeout=120s
 }
 
+# by-hand DIRECTORY [BACKEND [CNI]]: both programs of a directory on each node, without a DaemonSet.
+by_hand() {
+  local directory=${1:-} backend=${2:-auto} cni=${3:-ptp} n program
+  [[ -x $directory/netpol-loader && $backend =~ ^(auto|ebpf|nftables|iptables)$ && $cni =~ ^(ptp|chain|none)$ ]] ||
+    fail "usage: cluster by-hand DIRECTORY [auto|ebpf|nftables|iptables [ptp|chain|none]]"
+  must_be_up
+  ! kubectl -n netpolc-system get daemonset netpolc >/dev/null 2>&1 || fail "there is a DaemonSet (cluster undeploy)"
+  [ "$cni" = ptp ] || other_cni add
+  agents_kubeconfig
+  for n in "${NODES[@]}"; do
+    in_node "$n" install -d -m 0755 /etc/netpolc /opt/netpolc
+    for program in netpol-{agent,loader,cni}; do
+      in_node "$n" sh -c "cat > /opt/netpolc/$program && chmod 755 /opt/netpolc/$program" < "$directory/$program"
+    done
+    in_node "$n" sh -c 'umask 077; cat > /etc/netpolc/kubeconfig; chown 65532:65532 /etc/netpolc/kubeconfig' < "$RUN/netpolc.kubeconfig"
+    start "$n" loader /opt/netpolc/netpol-loader run "--backend=$backend" "--cni=$cni" --socket-group=65532
+    start "$n" agent setpriv --reuid=65532 --regid=65532 --clear-groups /opt/netpolc/netpol-agent \
+      --kubeconfig /etc/netpolc/kubeconfig --node "k8s-n$n" "--cni=$cni"
+  done
+  for n in "${NODES[@]}"; do retry 60 in_node "$n" curl -fsS http://127.0.0.1:9475/readyz; done
+  kubectl wait --for=condition=Ready nodes --all --timeout=120s
+}
+
+# The rights of the manifest's ClusterRole and no others. The token is that of a Secret: Kubernetes 1.20 has no `create token`.
+agents_kubeconfig() (
+  umask 077
+  kubectl apply -f "$MANIFEST" -l app.kubernetes.io/component=access >/dev/null
+  kubectl apply -f - >/dev/null <<'YAML'
+apiVersion: v1
+kind: Secret
+metadata:
+  name: netpolc-token
+  namespace: netpolc-system
+  annotations: { kubernetes.io/service-account.name: netpolc }
+type: kubernetes.io/service-account-token
+YAML
+  # shellcheck disable=SC2317
+  token() { kubectl -n netpolc-system get secret netpolc-token -o jsonpath='{.data.token}' | base64 -d; }
+  # shellcheck disable=SC2317
+  has_token() { [ -n "$(token)" ]; }
+  retry 20 has_token
+  config=$RUN/netpolc.kubeconfig
+  kubectl config view --minify --flatten -o json > "$config"
+  you=$(kubectl config view --minify -o jsonpath='{.users[0].name}')
+  kubectl --kubeconfig "$config" config set-credentials netpolc --token="$(token)" >/dev/null
+  kubectl --kubeconfig "$config" config set-context --current --user=netpolc >/dev/null
+  kubectl --kubeconfig "$config" config delete-user "$you" >/dev/null
+  [ "$(kubectl --kubeconfig "$config" auth can-i list pods -A) $(kubectl --kubeconfig "$config" auth can-i list secrets -A || true)" = "yes no" ] ||
+    fail "the agents' rights are not those of the manifest"
+)
+
+is_by_hand() { [ -e "$RUN/n1/loader.pid" ]; }
+
+# Whichever of the two is there.
 undeploy() {
   local n left=0
   must_be_up
-  kubectl -n netpolc-system delete daemonset netpolc --ignore-not-found
-  # It is an error if they are gone already.
-  kubectl -n netpolc-system wait --for=delete pod -l app.kubernetes.io/name=netpolc --timeout=60s || true
-  kubectl apply -f "$NETPOLC/runtime-loader/deploy/uninstall.yaml"
-  kubectl -n netpolc-system rollout status daemonset/netpolc-uninstall --timeout=120s
-  kubectl -n netpolc-system logs -l app.kubernetes.io/name=netpolc-uninstall -c remove --prefix --tail=-1
+  if is_by_hand; then end_by_hand; else end_daemonset; fi
   kubectl delete -f "$MANIFEST" --ignore-not-found >/dev/null
   other_cni remove
   for n in "${NODES[@]}"; do
     [ -z "$(left_on "$n")" ] || { echo "left on node $n: $(left_on "$n")"; left=1; }
   done
   return $left
+}
+
+end_daemonset() {
+  kubectl -n netpolc-system delete daemonset netpolc --ignore-not-found
+  # It is an error if they are gone already.
+  kubectl -n netpolc-system wait --for=delete pod -l app.kubernetes.io/name=netpolc --timeout=60s || true
+  kubectl apply -f "$NETPOLC/runtime-loader/deploy/uninstall.yaml"
+  kubectl -n netpolc-system rollout status daemonset/netpolc-uninstall --timeout=120s
+  kubectl -n netpolc-system logs -l app.kubernetes.io/name=netpolc-uninstall -c remove --prefix --tail=-1
+}
+
+end_by_hand() {
+  local n program
+  for n in "${NODES[@]}"; do
+    for program in agent loader; do
+      in_node "$n" kill "$(cat "$RUN/n$n/$program.pid")"
+      retry 20 in_node "$n" sh -c "! kill -0 $(cat "$RUN/n$n/$program.pid")"
+      rm "$RUN/n$n/$program.pid"
+    done
+    in_node "$n" /opt/netpolc/netpol-loader remove --cni
+    in_node "$n" rm -rf /etc/netpolc /opt/netpolc
+  done
+}
+
+# status N: what the loader of node N says.
+status() {
+  if is_by_hand; then
+    in_node "$1" /opt/netpolc/netpol-loader status
+  else
+    kubectl -n netpolc-system exec "$(kubectl -n netpolc-system get pod -o name --field-selector "spec.nodeName=k8s-n$1")" -c loader -- \
+      netpol-loader status
+  fi
 }
 
 # What a node has of netpolc: routes of its protocol, and files, tables, chains and sets with its name.
