@@ -47,6 +47,8 @@ impl Wanted {
 pub struct Compiler {
     /// Of what, and for what.
     last: Option<(Objects, Wanted)>,
+    /// What was known before that. To free it takes half a millisecond, for which no packet should wait.
+    before: Option<(Option<(Objects, Wanted)>, Alike)>,
     /// Which pods the rules cannot tell apart that are in force.
     pub alike: Alike,
 }
@@ -72,8 +74,14 @@ impl Compiler {
             Which::All => compile(objects.clone(), &sources, node, &wanted.backends, wanted.form)?,
             Which::First => compile_for_first(&objects, &sources, node, wanted)?,
         };
-        (self.last, self.alike) = (Some((objects, wanted.clone())), alike);
+        let last = self.last.replace((objects, wanted.clone()));
+        self.before = Some((last, std::mem::replace(&mut self.alike, alike)));
         Ok(Some(bundle))
+    }
+
+    /// Frees what was known before the last bundle.
+    pub fn tidy(&mut self) {
+        self.before = None;
     }
 }
 

@@ -110,6 +110,7 @@ fn work(mut link: Link, task: Task, generation: u64, seen: Option<Instant>) -> D
             }
         }
     };
+    compiler.tidy();
     Done { link, compiler, compiled, brought, rebound, generation, took: begun.elapsed(), seen }
 }
 
