@@ -40,7 +40,8 @@ by_hand() {
   kubectl wait --for=condition=Ready nodes --all --timeout=120s
 }
 
-# The rights of the manifest's ClusterRole and no others. The token is that of a Secret: Kubernetes 1.20 has no `create token`.
+# The rights of the manifest's ClusterRole and no others. The token is that of a Secret, since Kubernetes 1.20 has no `create token`, and
+# the file is written here: built with Go 1.19, this `kubectl config` crashes when it writes one.
 agents_kubeconfig() (
   umask 077
   kubectl apply -f "$MANIFEST" -l app.kubernetes.io/component=access >/dev/null
@@ -54,18 +55,19 @@ metadata:
 type: kubernetes.io/service-account-token
 YAML
   # shellcheck disable=SC2317
-  token() { kubectl -n netpolc-system get secret netpolc-token -o jsonpath='{.data.token}' | base64 -d; }
-  # shellcheck disable=SC2317
-  has_token() { [ -n "$(token)" ]; }
+  has_token() { [ -n "$(kubectl -n netpolc-system get secret netpolc-token -o jsonpath='{.data.token}')" ]; }
   retry 20 has_token
   config=$RUN/netpolc.kubeconfig
-  kubectl config view --minify --flatten -o json > "$config"
-  you=$(kubectl config view --minify -o jsonpath='{.users[0].name}')
-  kubectl --kubeconfig "$config" config set-credentials netpolc --token="$(token)" >/dev/null
-  kubectl --kubeconfig "$config" config set-context --current --user=netpolc >/dev/null
-  kubectl --kubeconfig "$config" config delete-user "$you" >/dev/null
-  [ "$(kubectl --kubeconfig "$config" auth can-i list pods -A) $(kubectl --kubeconfig "$config" auth can-i list secrets -A || true)" = "yes no" ] ||
-    fail "the agents' rights are not those of the manifest"
+  cat > "$config" <<CONF
+apiVersion: v1
+kind: Config
+clusters: [{ name: k8s, cluster: { server: "https://$CONTROL4:6443", certificate-authority-data: $(base64 -w0 "$PKI/ca.crt") } }]
+users: [{ name: netpolc, user: { token: $(kubectl -n netpolc-system get secret netpolc-token -o jsonpath='{.data.token}' | base64 -d) } }]
+contexts: [{ name: k8s, context: { cluster: k8s, user: netpolc } }]
+current-context: k8s
+CONF
+  own() { in_net 0 "$BIN/kubectl" --kubeconfig "$config" --cache-dir "$RUN/kubectl-netpolc" auth can-i "$@" -A || true; }
+  [ "$(own list pods) $(own list secrets)" = "yes no" ] || fail "the agents' rights are not those of the manifest"
 )
 
 is_by_hand() { [ -e "$RUN/n1/loader.pid" ]; }
