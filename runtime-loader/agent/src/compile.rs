@@ -47,7 +47,7 @@ impl Wanted {
 pub struct Compiler {
     /// Of what, and for what.
     last: Option<(Objects, Wanted)>,
-    /// What was known before that. To free it takes half a millisecond, for which no packet should wait.
+    /// What was known before that: nobody should wait until it is freed.
     before: Option<(Option<(Objects, Wanted)>, Alike)>,
     /// Which pods the rules cannot tell apart that are in force.
     pub alike: Alike,
