@@ -175,7 +175,7 @@ impl Alike {
         selecting: impl Fn(&Pod) -> Vec<PolicyName<'a>>,
     ) -> Result<Option<Known>, ()> {
         let pod = bound.pod;
-        let local = bound.node.unwrap_or(DEFAULT_NODE) == self.node;
+        let local = bound.is_on(&self.node);
         // A namespace that nobody knew of.
         let selectors = self.selectors.get(&pod.namespace).ok_or(())?;
         if local {

@@ -31,6 +31,13 @@ pub struct BoundPod<'a> {
     pub node: Option<&'a str>,
 }
 
+impl BoundPod<'_> {
+    /// Whether it is a pod of this node.
+    pub fn is_on(&self, node: &str) -> bool {
+        self.node.unwrap_or(DEFAULT_NODE) == node
+    }
+}
+
 /// The pods that count, each address once, where they are kept. In the order of `namespace/name`.
 pub trait Pods: std::fmt::Debug {
     /// The namespaces that have any.
@@ -200,8 +207,7 @@ pub fn slice(cluster: &Cluster<'_>) -> Slice {
             *alike.entry(seen).or_insert_with(any)
         };
         for bound in cluster.pods.of_namespace(namespace) {
-            let is_local = bound.node.unwrap_or(DEFAULT_NODE) == cluster.node;
-            if asked.every_pod || is_local || matches(&bound.pod.labels) {
+            if asked.every_pod || bound.is_on(cluster.node) || matches(&bound.pod.labels) {
                 pods.push(seen_by(&asked, &bound));
             }
         }

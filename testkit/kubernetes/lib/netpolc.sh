@@ -95,13 +95,18 @@ end_daemonset() {
 }
 
 end_by_hand() {
-  local n program
+  local n program file
   for n in "${NODES[@]}"; do
     for program in agent loader; do
-      in_node "$n" kill "$(cat "$RUN/n$n/$program.pid")"
-      retry 20 in_node "$n" sh -c "! kill -0 $(cat "$RUN/n$n/$program.pid")"
-      rm "$RUN/n$n/$program.pid"
+      file=$RUN/n$n/$program.pid
+      [ -s "$file" ] || continue
+      # It is an error if it has ended by itself.
+      in_node "$n" kill "$(cat "$file")" || true
+      retry 20 in_node "$n" sh -c "! kill -0 $(cat "$file")"
+      rm "$file"
     done
+    # Nodes that by-hand did not come to have nothing.
+    in_node "$n" test -x /opt/netpolc/netpol-loader || continue
     in_node "$n" /opt/netpolc/netpol-loader remove --cni
     in_node "$n" rm -rf /etc/netpolc /opt/netpolc
   done

@@ -4,7 +4,6 @@ use super::view::{Counted, View};
 use super::{Store, Touched};
 use crate::relevant::{BoundPod, Cluster, Pods};
 use crate::trim::PodData;
-use netpolc_frontend::model::DEFAULT_NODE;
 use netpolc_frontend::objects;
 use netpolc_frontend::source::{SourceId, Span};
 use std::borrow::Cow;
@@ -65,30 +64,26 @@ impl Store {
     }
 
     fn counted<'a>(&'a self, data: &'a PodData, counted: &'a Counted) -> BoundPod<'a> {
-        BoundPod { pod: &data.pod, ips: Cow::Borrowed(&counted.ips), node: self.node_of(data, counted) }
-    }
-
-    /// The node that a pod counts for.
-    fn node_of<'a>(&'a self, data: &'a PodData, counted: &Counted) -> Option<&'a str> {
-        if counted.told { Some(&self.node) } else { data.pod.node.as_deref() }
+        let node = if counted.told { Some(self.node.as_str()) } else { data.pod.node.as_deref() };
+        BoundPod { pod: &data.pod, ips: Cow::Borrowed(&counted.ips), node }
     }
 
     /// What may have changed since this was asked last. From now on pods count as they do now.
     pub fn take_touched(&mut self) -> Touched {
         let touched = std::mem::take(&mut self.touched);
         let view = View::new(self);
-        let count = |(key, data): (&str, &PodData)| {
+        let count = |key: &str, data: &PodData| {
             let counted = view.count(key, data)?;
-            let local = self.node_of(data, &counted).unwrap_or(DEFAULT_NODE) == self.node;
+            let local = self.counted(data, &counted).is_on(&self.node);
             Some((counted, local))
         };
         if touched.every_pod {
             let mut counts = Counts::default();
-            self.pods.iter().for_each(|(key, data)| counts.set(key, count((key, data))));
+            self.pods.iter().for_each(|(key, data)| counts.set(key, count(key, data)));
             self.that_count = counts;
             return touched;
         }
-        let of = |key: &String| self.pods.get(key).and_then(|data| count((key, data)));
+        let of = |key: &String| self.pods.get(key).and_then(|data| count(key, data));
         let counts: Vec<_> = touched.pods.iter().map(|key| (key, of(key))).collect();
         for (key, counted) in counts {
             self.that_count.set(key, counted);
