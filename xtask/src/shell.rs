@@ -55,6 +55,11 @@ pub(crate) fn has_program(name: &str) -> bool {
 /// Builds the two programs; the folder that they are in.
 pub(crate) fn build_programs() -> Result<PathBuf, String> {
     run(cargo().args(["build", "--locked", "--package", "netpolc", "--package", "netpol-loader", "--bins"]))?;
+    programs()
+}
+
+/// The folder that programs are built into.
+pub(crate) fn programs() -> Result<PathBuf, String> {
     let metadata = metadata()?;
     let target = metadata["target_directory"].as_str().ok_or("cargo metadata names no target directory")?;
     Ok(Path::new(target).join("debug"))

@@ -1,6 +1,7 @@
 //! Drift, kills, and two loaders at once.
 
 use crate::common::{Dir, Netns, SHAPE, a, b, bundle, fresh, marked};
+use crate::daemon::wait;
 use netpolc_bundle::nft::{self, Ruleset};
 use std::path::Path;
 use std::process::Stdio;
@@ -196,14 +197,16 @@ fn two_at_once() {
     }
 }
 
-/// nft, but it takes a second before it changes anything.
+/// nft, but it takes two seconds before it changes anything, and says in the file `begun` that they have begun.
 fn slow_nft() -> Dir {
     use std::os::unix::fs::PermissionsExt as _;
     let dir = Dir(std::env::temp_dir().join(format!("netpol-slow-nft-{}", std::process::id())));
     std::fs::create_dir(&dir.0).unwrap();
     let nft =
         ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft"].into_iter().find(|path| Path::new(path).exists());
-    let script = format!("#!/bin/sh\n[ \"$1\" = -f ] && /bin/sleep 1\nexec {} \"$@\"\n", nft.unwrap());
+    let begun = dir.file("begun");
+    let wait = format!("[ \"$1\" = -f ] && {{ : > {}; /bin/sleep 2; }}", begun.display());
+    let script = format!("#!/bin/sh\n{wait}\nexec {} \"$@\"\n", nft.unwrap());
     let path = dir.file("nft");
     std::fs::write(&path, script).unwrap();
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -220,7 +223,7 @@ fn a_successor_waits_for_the_nft_of_a_killed_loader() {
     let path = format!("{}:{}", slow.path(), std::env::var("PATH").unwrap());
     command.args(["apply", bundles[0].path()]).env("PATH", path).stdout(Stdio::null());
     let mut child = command.spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(500));
+    wait("nft", || slow.file("begun").exists());
     child.kill().unwrap();
     child.wait().unwrap();
     // Its nft sleeps, and the kernel has nothing yet.
@@ -228,7 +231,7 @@ fn a_successor_waits_for_the_nft_of_a_killed_loader() {
     assert_eq!(netns.sh("nft list ruleset"), "");
     // Were this one to go first, the other's rules would come after it.
     netns.apply(&bundles[1], "applied");
-    std::thread::sleep(Duration::from_secs(1));
+    std::thread::sleep(Duration::from_secs(2));
     assert_eq!(netns.tables(), fresh(&b()));
     assert!(!netns.lock_file().exists());
 }
