@@ -9,6 +9,7 @@ pub mod btf;
 pub mod contents;
 mod field;
 pub mod insn;
+mod known;
 pub mod layout;
 pub mod object;
 pub mod run;

@@ -30,7 +30,7 @@ pub fn digest_with(pair: &Pair, contents: Version) -> Version {
     let mut hash = Sha256::new();
     hash.update(b"netpolc ebpf 1");
     for artifact in [&pair.cut, &pair.keep] {
-        program(&mut hash, &artifact.program);
+        hash_program(&mut hash, &artifact.program);
     }
     hash.update(contents.to_string());
     Version::from_hash(&hash.finalize())
@@ -52,7 +52,7 @@ pub fn contents_digest(entries: impl Iterator<Item = Entry>) -> Version {
     Version::from_hash(&hash.finalize())
 }
 
-fn program(hash: &mut Sha256, program: &Program) {
+pub(super) fn hash_program(hash: &mut Sha256, program: &Program) {
     let mut bytes = Vec::with_capacity(program.slots.len() * 8);
     program.slots.iter().flatten().for_each(|insn| insn.encode(&mut bytes));
     hash.update((bytes.len() as u64).to_le_bytes());

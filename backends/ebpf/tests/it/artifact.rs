@@ -32,6 +32,16 @@ fn contents_are_read_back() {
     }
 }
 
+/// Loaders load no other programs than these.
+#[test]
+fn loaders_know_the_programs() {
+    for established in Established::ALL {
+        let node = nodes(&compiled(&shop()), established).remove(0);
+        let read = decode(&node.object, &node.contents.text()).unwrap();
+        assert!(read.program.is_ours(), "{established:?} is {}", read.program.identity());
+    }
+}
+
 /// A line that is missing a value, is out of order, or names a row that does not exist.
 #[test]
 fn contents_are_read_strictly() {

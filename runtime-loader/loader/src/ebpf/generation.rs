@@ -156,7 +156,7 @@ impl Generation {
             value: pod.to_le_bytes().to_vec(),
         });
         fill(&maps, entries)?;
-        let program = load(artifact, &maps)?;
+        let program = load_ours(artifact, &maps)?;
         fs::create_dir(dir).map_err(|error| Error::io(dir.display().to_string(), error))?;
         for (map, fd) in &maps {
             fd.pin(&dir.join(map.name())).map_err(|error| map_error("a pin", error))?;
@@ -175,7 +175,7 @@ impl Generation {
         let made = match self.settled.take() {
             Some(made) => made,
             None => {
-                let made = load(keep, &self.maps)?;
+                let made = load_ours(keep, &self.maps)?;
                 made.pin(&self.dir.join(SETTLED)).map_err(|error| map_error("a pin", error))?;
                 made
             }
@@ -299,6 +299,18 @@ impl Generation {
         let numbers = values.chunks_exact(8).filter_map(|bytes| bytes.first_chunk());
         Ok(numbers.map(|bytes| u64::from_le_bytes(*bytes)).collect())
     }
+}
+
+/// As [`load`], for a program that packets will meet: only one of this version, since whoever sends bundles has the say about
+/// policies and about nothing else in the kernel.
+fn load_ours(artifact: &object::Artifact, maps: &BTreeMap<Map, MapFd>) -> Result<ObjectFd, Error> {
+    if !artifact.program.is_ours() {
+        let name = &artifact.program.name;
+        return Err(Error::Refused(format!(
+            "its program {name} is none that this loader knows; netpolc and netpol-loader must be of one version"
+        )));
+    }
+    load(artifact, maps)
 }
 
 fn load(artifact: &object::Artifact, maps: &BTreeMap<Map, MapFd>) -> Result<ObjectFd, Error> {

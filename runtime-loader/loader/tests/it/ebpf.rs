@@ -122,8 +122,28 @@ fn drift_from_another_bundle_is_shown_by_a_packet_if_the_program_is_the_same() {
     netns.load(&["remove"], 0);
 }
 
+/// The kernel would take it: it ends and stays within its bounds, as would one that reads any memory of the kernel.
+#[test]
+fn a_program_that_is_none_of_ours_is_not_loaded() {
+    let netns = Netns::new();
+    netns.sh("ip link set lo up");
+    netns.load(&["apply", "--backend", "ebpf", bundle(&cluster::a()).path()], 0);
+    let before = netns.load(&["status"], 0);
+    let text = netns.load(&["apply", patched(&cluster::a()).path()], 2);
+    assert!(text.contains("is none that this loader knows"), "{text}");
+    assert_eq!(netns.load(&["status"], 0), before);
+    netns.load(&["remove"], 0);
+}
+
 /// A bundle whose programs say "drop" where they should say "accept".
 fn patched(policies: &str) -> Dir {
+    let dir = Dir(std::env::temp_dir().join(unique()));
+    std::fs::create_dir(&dir.0).unwrap();
+    store::write(&dir.0, &patched_bundle(policies)).unwrap();
+    dir
+}
+
+fn patched_bundle(policies: &str) -> Bundle {
     let mut bundle = cluster::compiled_for(policies, &[Backend::Ebpf]);
     let mut artifacts = Artifacts::default();
     let patch = |name: &str, files: &BTreeMap<String, Vec<u8>>| {
@@ -136,10 +156,6 @@ fn patched(policies: &str) -> Dir {
     let files = std::mem::take(&mut bundle.files);
     let maps = String::from_utf8(files[EBPF_MAPS].clone()).unwrap();
     artifacts.ebpf = Some(EbpfFiles { cut: patch(EBPF_CUT, &files), keep: patch(EBPF_KEEP, &files), maps });
-    let bundle =
-        Bundle::new(Parts { compiler: "test".into(), node: "alpha".into(), artifacts, ..Parts::default() });
-    let dir = Dir(std::env::temp_dir().join(unique()));
-    std::fs::create_dir(&dir.0).unwrap();
-    store::write(&dir.0, &bundle.unwrap()).unwrap();
-    dir
+    Bundle::new(Parts { compiler: "test".into(), node: "alpha".into(), artifacts, ..Parts::default() })
+        .unwrap()
 }

@@ -53,6 +53,15 @@ fn changed<'b>(before: &'b Bundle, after: &Bundle, name: &str) -> Vec<&'b str> {
     old.lines().zip(new.lines()).filter(|(a, b)| a != b).map(|(a, _)| a).collect()
 }
 
+/// What audit mode makes of our programs may be loaded, too.
+#[test]
+fn the_loader_knows_the_programs() {
+    let pair = read(&audited(&compiled()).unwrap()).ebpf.unwrap();
+    let unknown: Vec<String> =
+        [pair.cut, pair.keep].iter().filter(|a| !a.program.is_ours()).map(|a| a.program.identity()).collect();
+    assert_eq!(unknown, Vec::<String>::new());
+}
+
 #[test]
 fn all_artifacts_stay_with_versions_of_their_own() {
     let before = compiled();
