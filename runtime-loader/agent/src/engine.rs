@@ -299,6 +299,9 @@ impl Engine {
         }
         let compiles = compiled.is_some();
         self.pause = Instant::now() + took.min(PAUSE);
+        if let Some(compiled) = &compiled {
+            self.metrics.compile_failed.set(usize::from(compiled.is_err()));
+        }
         match compiled {
             Some(Ok(took)) => {
                 self.metrics.compile.observe(took);

@@ -76,6 +76,7 @@ pub struct Metrics {
     pub uncompilable: Number,
     pub unreadable: Number,
     pub compile_errors: Number,
+    pub compile_failed: Number,
     pub loader_up: Number,
     pub loader_errors: Number,
     pub bundles: Number,
@@ -88,7 +89,7 @@ pub struct Metrics {
 impl Metrics {
     /// Whether what is known is in force.
     pub fn is_ready(&self) -> bool {
-        self.lists_complete.get() == 1 && self.loader_up.get() == 1
+        self.lists_complete.get() == 1 && self.loader_up.get() == 1 && self.compile_failed.get() == 0
     }
 
     /// All of them as text.
@@ -126,6 +127,12 @@ impl Metrics {
                 &self.unreadable,
             ),
             ("compile_errors_total", "counter", "Compilations without a bundle.", &self.compile_errors),
+            (
+                "compile_failed",
+                "gauge",
+                "Whether there is no bundle of what is known, so that an earlier one is in force.",
+                &self.compile_failed,
+            ),
             ("loader_up", "gauge", "Whether the loader has done all that it was told.", &self.loader_up),
             (
                 "loader_errors_total",

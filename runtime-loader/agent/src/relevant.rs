@@ -13,7 +13,7 @@ use crate::alike::{Alike, owned};
 use netpolc_frontend::model::DEFAULT_NODE;
 use netpolc_frontend::objects::{
     ClusterPeer, ClusterPolicy, ContainerPort, Labels, NAMESPACE_NAME_LABEL, Namespace, Node, Objects,
-    PeerKind, Pod, Policy, PolicyPort, Selector,
+    PeerKind, Phase, Pod, Policy, PolicyPort, Selector,
 };
 use netpolc_frontend::source::Sources;
 use std::borrow::Cow;
@@ -242,7 +242,8 @@ fn seen_by(asked: &Asked, bound: &BoundPod<'_>) -> Pod {
         labels,
         node: node.map(str::to_owned),
         host_network: pod.host_network,
-        phase: pod.phase,
+        // One that counts is live, even if its object says otherwise: its sandbox is there.
+        phase: Phase::Live,
         ips: ips.to_vec(),
         ports,
         owners: pod.owners.clone(),

@@ -104,13 +104,15 @@ impl Sandboxes {
         file.write_all(&bytes)
     }
 
-    /// A sandbox was made. A pod has one container at a time, and an address one pod: what contradicts is over.
+    /// A sandbox was made. A pod has one container at a time, and an address one pod: what contradicts is over. One of another
+    /// pod of the same name is not.
     ///
     /// # Errors
     /// If there are more than a node can have.
     pub fn add(&mut self, sandbox: Sandbox) -> Result<(), String> {
         let contradicts = |s: &Sandbox| {
-            let same_pod = s.pod == sandbox.pod && s.container != sandbox.container;
+            let same_uid = s.uid == sandbox.uid || s.uid.is_none() || sandbox.uid.is_none();
+            let same_pod = s.pod == sandbox.pod && same_uid && s.container != sandbox.container;
             same_pod || s.addresses.iter().any(|a| sandbox.addresses.contains(a))
         };
         self.sandboxes.retain(|_, s| !contradicts(s));
@@ -175,6 +177,11 @@ impl Sandboxes {
     /// The sandboxes of a pod.
     pub fn of_pod<'a>(&'a self, pod: &'a str) -> impl Iterator<Item = &'a Sandbox> {
         self.sandboxes.values().filter(move |s| s.pod == pod)
+    }
+
+    /// The same, to be changed.
+    pub fn of_pod_mut<'a>(&'a mut self, pod: &'a str) -> impl Iterator<Item = &'a mut Sandbox> {
+        self.sandboxes.values_mut().filter(move |s| s.pod == pod)
     }
 
     /// All sandboxes.

@@ -1,15 +1,17 @@
 //! Everything that is known: what the API server told, and what the CNI plugin told.
 
 mod bound;
+mod left;
 mod view;
 
+use crate::log;
 use crate::sandboxes::Sandboxes;
 use crate::table::Table;
 use crate::trim::{NodeData, PodData, PolicyData};
 use bound::Counts;
 use netpolc_bundle::wire::Sandbox;
 use netpolc_frontend::objects::{self, ClusterPolicy, NAMESPACE_NAME_LABEL, Namespace, Phase, Policy};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 /// The kinds that are watched.
@@ -88,6 +90,8 @@ pub struct Store {
     pods: Table<PodData>,
     policies: Table<PolicyData<Policy>>,
     cluster_policies: Table<PolicyData<ClusterPolicy>>,
+    /// Pods of this node whose object is gone, or another one's by now, though their sandbox is not: as they were.
+    left: BTreeMap<String, PodData>,
     /// Which pods' objects show an address.
     showing: HashMap<IpAddr, Vec<String>>,
     /// The pods that count, as of when it was asked last what may have changed.
@@ -107,6 +111,7 @@ impl Store {
             pods: Table::default(),
             policies: Table::default(),
             cluster_policies: Table::default(),
+            left: BTreeMap::new(),
             showing: HashMap::new(),
             that_count: Counts::default(),
             touched: Touched { every_pod: true, others: true, ..Touched::default() },
@@ -148,6 +153,10 @@ impl Store {
         if data.pod.host_network {
             return self.remove_pod(&key);
         }
+        if self.pods.get(&key).is_some_and(|other| other.uid != data.uid) {
+            self.leave(&key);
+        }
+        self.come_back(&key, &data.uid);
         let addrs = |data: &PodData| data.pod.ips.clone();
         let (before, after) = (self.pods.get(&key).map(addrs).unwrap_or_default(), addrs(&data));
         let news = self.pods.put(key.clone(), data);
@@ -158,6 +167,7 @@ impl Store {
     }
 
     fn remove_pod(&mut self, key: &str) -> bool {
+        self.leave(key);
         let gone = self.pods.remove(key);
         if let Some(data) = &gone {
             self.shows(key, &data.pod.ips, &[]);
@@ -184,10 +194,31 @@ impl Store {
         self.touch([key.to_owned()], &[before, after].concat());
     }
 
+    /// Pods of other nodes count once their namespace is known.
+    fn put_namespace(&mut self, namespace: Namespace) -> bool {
+        let name = namespace.name.clone();
+        if self.namespaces.get(&name).is_none() {
+            let keys: Vec<String> = self.pods.of_namespace(&name).map(|(key, _)| key.to_owned()).collect();
+            self.touch(keys, &[]);
+        }
+        self.namespaces.put(name, namespace)
+    }
+
+    fn put_node(&mut self, node: NodeData) -> bool {
+        for sandbox in self.sandboxes.iter() {
+            if sandbox.addresses.iter().any(|addr| node.node.addrs.contains(addr)) {
+                let fields: [(&str, &dyn std::fmt::Display); 2] =
+                    [("node", &node.node.name), ("pod", &sandbox.pod)];
+                log::warn("a Node object has the address of a pod of this node; it stays the pod's", &fields);
+            }
+        }
+        self.nodes.put(node.node.name.clone(), node)
+    }
+
     fn put(&mut self, object: Object) -> bool {
         match object {
-            Object::Namespace(n) => self.namespaces.put(n.name.clone(), *n),
-            Object::Node(n) => self.nodes.put(n.node.name.clone(), *n),
+            Object::Namespace(n) => self.put_namespace(*n),
+            Object::Node(n) => self.put_node(*n),
             Object::Pod(p) => self.put_pod(*p),
             Object::Policy(p) => self.policies.put(format!("{}/{}", p.policy.namespace, p.policy.name), *p),
             Object::ClusterPolicy(p) => self.cluster_policies.put(p.policy.name.clone(), *p),
@@ -209,6 +240,7 @@ impl Store {
             Kind::Namespaces => self.namespaces.end(),
             Kind::Nodes => self.nodes.end(),
             Kind::Pods => {
+                self.leave_unseen();
                 let news = self.pods.end();
                 if news {
                     self.showing.clear();
@@ -272,6 +304,12 @@ impl Store {
         known(&self.pods, &self.node, sandbox)
     }
 
+    /// Whether the namespace of a sandbox's pod was told.
+    pub fn knows_namespace(&self, sandbox: &Sandbox) -> bool {
+        let namespace = sandbox.pod.split_once('/').map_or("", |(namespace, _)| namespace);
+        self.namespaces.get(namespace).is_some()
+    }
+
     /// All sandboxes.
     pub fn sandboxes(&self) -> &Sandboxes {
         &self.sandboxes
@@ -292,6 +330,7 @@ impl Store {
             self.touch([sandbox.pod], &sandbox.addresses);
         }
         self.touch([pod], &addresses);
+        self.forget_left();
         Ok(())
     }
 
@@ -318,6 +357,7 @@ impl Store {
     /// The pod's object shows its addresses for some time yet.
     fn ended(&mut self, sandbox: &Sandbox) -> bool {
         self.touch([sandbox.pod.clone()], &sandbox.addresses);
+        self.forget_left();
         let Some(pod) = self.pods.get(&sandbox.pod).filter(|p| p.is(sandbox.uid.as_deref())) else {
             return false;
         };

@@ -57,6 +57,11 @@ impl<T: PartialEq> Table<T> {
         first || self.entries.len() != before
     }
 
+    /// Whether an object was there before this list, which has not mentioned it.
+    pub fn is_unseen(&self, key: &str) -> bool {
+        self.entries.get(key).is_some_and(|(_, seen)| *seen != self.list)
+    }
+
     /// Whether a list was ever complete.
     pub fn is_complete(&self) -> bool {
         self.complete
@@ -72,9 +77,10 @@ impl<T: PartialEq> Table<T> {
         self.entries.iter().map(|(key, (value, _))| (key.as_str(), value))
     }
 
-    /// The objects from one key on, up to another, in the order of their keys.
-    pub fn range(&self, from: &str, to: &str) -> impl Iterator<Item = (&str, &T)> {
-        let bounds = (Bound::Included(from), Bound::Excluded(to));
+    /// The objects of a namespace, whose keys are `namespace/name`, in the order of their keys.
+    pub fn of_namespace(&self, namespace: &str) -> impl Iterator<Item = (&str, &T)> {
+        let (from, to) = (format!("{namespace}/"), end_of(namespace));
+        let bounds = (Bound::Included(from.as_str()), Bound::Excluded(to.as_str()));
         self.entries.range::<str, _>(bounds).map(|(key, (value, _))| (key.as_str(), value))
     }
 
@@ -92,6 +98,12 @@ impl<T: PartialEq> Table<T> {
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
+}
+
+/// What is greater than all `namespace/name` of a namespace, and not greater than those of the next.
+pub fn end_of(namespace: &str) -> String {
+    const AFTER_SLASH: char = '0';
+    format!("{namespace}{AFTER_SLASH}")
 }
 
 #[cfg(test)]

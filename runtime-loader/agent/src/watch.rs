@@ -43,7 +43,15 @@ pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, Error> {
         Some(path) => {
             let failed = |e: kube::config::KubeconfigError| Error::Config(format!("{}: {e}", path.display()));
             let file = Kubeconfig::read_from(path).map_err(failed)?;
-            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(failed)?
+            let named =
+                file.clusters.iter().any(|c| c.cluster.as_ref().is_some_and(|c| c.proxy_url.is_some()));
+            let options = KubeConfigOptions::default();
+            let mut config = Config::from_custom_kubeconfig(file, &options).await.map_err(failed)?;
+            // A proxy of the environment is for what is outside of the cluster, as NO_PROXY would say, which nobody reads here.
+            if !named {
+                config.proxy_url = None;
+            }
+            config
         }
         None => Config::incluster()
             .map_err(|e| Error::Config(format!("neither --kubeconfig nor a service account: {e}")))?,

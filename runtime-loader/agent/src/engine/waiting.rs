@@ -162,15 +162,17 @@ impl Engine {
             What::End => return None,
             What::Add(sandbox) => sandbox,
         };
-        if in_force && self.is_bound(sandbox) {
+        // The labels of its namespace decide which policies are about it.
+        let knows_namespace = self.store.knows_namespace(sandbox);
+        let known = self.store.known(sandbox);
+        if known == Known::Finished {
+            return Some(failed("the pod has ended", false));
+        }
+        if in_force && knows_namespace && self.is_bound(sandbox) {
             return Some(FromAgent::Done);
         }
         if self.store.sandboxes().get(&sandbox.container, &sandbox.interface) != Some(sandbox) {
             return Some(failed("the sandbox has ended, or another one has its pod or address", false));
-        }
-        let known = self.store.known(sandbox);
-        if known == Known::Finished {
-            return Some(failed("the pod has ended", false));
         }
         if !late {
             return None;
@@ -179,6 +181,10 @@ impl Engine {
         Some(match known {
             _ if incomplete => failed("the agent is still reading the cluster's objects", true),
             Known::No => failed(format!("the API server has not told of pod {} yet", sandbox.pod), true),
+            Known::Yes | Known::Finished if !knows_namespace => failed(
+                format!("the API server has not told of the namespace of pod {} yet", sandbox.pod),
+                true,
+            ),
             Known::Yes | Known::Finished => failed(self.excuse(), true),
         })
     }

@@ -3,11 +3,13 @@
 use super::view::{Counted, View};
 use super::{Store, Touched};
 use crate::relevant::{BoundPod, Cluster, Pods};
+use crate::table::end_of;
 use crate::trim::PodData;
 use netpolc_frontend::objects;
 use netpolc_frontend::source::{SourceId, Span};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::ops::Bound;
 
 /// The pods that count, by name.
@@ -37,7 +39,7 @@ impl Store {
     /// All objects, each where it is kept.
     pub fn cluster(&self) -> Cluster<'_> {
         let mut nodes: Vec<Cow<'_, objects::Node>> =
-            self.nodes.values().map(|n| Cow::Borrowed(&n.node)).collect();
+            self.nodes.values().map(|n| self.without_sandboxed(&n.node)).collect();
         if self.nodes.get(&self.node).is_none() {
             let at = Span { source: SourceId(0), start: 0, end: 0 };
             let (labels, addrs, pod_cidrs) = Default::default();
@@ -53,13 +55,29 @@ impl Store {
         }
     }
 
+    /// A node without the addresses that pods of this node were given, whatever its object says.
+    fn without_sandboxed<'a>(&self, node: &'a objects::Node) -> Cow<'a, objects::Node> {
+        let sandboxed = |addr: &IpAddr| self.sandboxes.iter().any(|s| s.addresses.contains(addr));
+        if !node.addrs.iter().any(sandboxed) {
+            return Cow::Borrowed(node);
+        }
+        let mut node = node.clone();
+        node.addrs.retain(|addr| !sandboxed(addr));
+        Cow::Owned(node)
+    }
+
+    /// A pod by its name.
+    fn pod(&self, key: &str) -> Option<&PodData> {
+        self.pods.get(key).or_else(|| self.left.get(key))
+    }
+
     /// Some pods as they count now, by name; `None` for one that does not.
     pub fn bound<'a>(&'a self, keys: &'a BTreeSet<String>) -> Vec<(&'a str, Option<BoundPod<'a>>)> {
         keys.iter().map(|key| (key.as_str(), self.bound_pod(key))).collect()
     }
 
     fn bound_pod(&self, key: &str) -> Option<BoundPod<'_>> {
-        let (data, counted) = self.pods.get(key).zip(self.that_count.all.get(key))?;
+        let (data, counted) = self.pod(key).zip(self.that_count.all.get(key))?;
         Some(self.counted(data, counted))
     }
 
@@ -79,11 +97,12 @@ impl Store {
         };
         if touched.every_pod {
             let mut counts = Counts::default();
-            self.pods.iter().for_each(|(key, data)| counts.set(key, count(key, data)));
+            let left = self.left.iter().map(|(key, data)| (key.as_str(), data));
+            self.pods.iter().chain(left).for_each(|(key, data)| counts.set(key, count(key, data)));
             self.that_count = counts;
             return touched;
         }
-        let of = |key: &String| self.pods.get(key).and_then(|data| count(key, data));
+        let of = |key: &String| self.pod(key).and_then(|data| count(key, data));
         let counts: Vec<_> = touched.pods.iter().map(|key| (key, of(key))).collect();
         for (key, counted) in counts {
             self.that_count.set(key, counted);
@@ -110,25 +129,13 @@ impl Pods for Store {
     fn of_namespace(&self, namespace: &str) -> Vec<BoundPod<'_>> {
         let (from, to) = (format!("{namespace}/"), end_of(namespace));
         let bounds = (Bound::Included(from.as_str()), Bound::Excluded(to.as_str()));
-        // Both are in the order of names.
-        let mut counts = self.that_count.all.range::<str, _>(bounds).peekable();
-        let bound = |(key, data): (&'_ str, _)| {
-            while counts.next_if(|(name, _)| name.as_str() < key).is_some() {}
-            let (_, counted) = counts.next_if(|(name, _)| name.as_str() == key)?;
-            Some(self.counted(data, counted))
-        };
-        self.pods.range(&from, &to).filter_map(bound).collect()
+        let counts = self.that_count.all.range::<str, _>(bounds);
+        counts.filter_map(|(key, counted)| Some(self.counted(self.pod(key)?, counted))).collect()
     }
 
     fn local(&self) -> Vec<BoundPod<'_>> {
         self.that_count.local.iter().filter_map(|key| self.bound_pod(key)).collect()
     }
-}
-
-/// What is greater than all `namespace/name` of a namespace, and not greater than those of the next.
-fn end_of(namespace: &str) -> String {
-    const AFTER_SLASH: char = '0';
-    format!("{namespace}{AFTER_SLASH}")
 }
 
 #[cfg(test)]
@@ -169,6 +176,9 @@ mod tests {
         let mut store = Store::new("n0", Sandboxes::load(Path::new("/nonexistent")));
         let spaces = ["a", "a-b", "a.b", "a0", "a00", "aa", "b"];
         for (i, namespace) in (0u8..).zip(spaces) {
+            let told =
+                objects::Namespace { name: namespace.to_owned(), labels: objects::Labels::new(), at: AT };
+            store.take(Told::Is(Object::Namespace(Box::new(told))));
             store.take(pod(namespace, "x", "n0", 2 * i));
             store.take(pod(namespace, "0", "n1", 2 * i + 1));
         }

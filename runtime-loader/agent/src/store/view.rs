@@ -43,12 +43,19 @@ impl<'a> View<'a> {
 
     /// The addresses of a pod that count; `None` if it does not count.
     pub(super) fn count(&self, key: &str, data: &PodData) -> Option<Counted> {
-        if data.pod.phase == Phase::Finished {
+        let (mut ips, told) = self.claims(key, data);
+        let here = told || data.pod.node.as_deref() == Some(&self.store.node);
+        // What the plugin told is so whatever the object says, until the sandbox ends: a pod that the control plane takes for
+        // failed may run on. The labels of a namespace that was not told yet might be ones that no peer may have.
+        if !told && data.pod.phase == Phase::Finished || !here && !self.knows_namespace(data) {
             return None;
         }
-        let (mut ips, told) = self.claims(key, data);
-        ips.retain(|ip| !self.of_nodes.contains(ip) && self.wins(key, data, *ip));
+        ips.retain(|ip| (told || !self.of_nodes.contains(ip)) && self.wins(key, data, *ip));
         (!ips.is_empty()).then_some(Counted { ips, told })
+    }
+
+    fn knows_namespace(&self, data: &PodData) -> bool {
+        self.store.namespaces.get(&data.pod.namespace).is_some()
     }
 
     /// The addresses that a pod lays claim to, and whether the CNI plugin told them.

@@ -274,15 +274,17 @@ fn a_pod_of_the_same_name_is_another_pod() {
     assert_eq!(rig.ask(&ToAgent::Add(with_uid("c1", "old", "10.244.1.8"))), FromAgent::Done);
     // The runtime is ahead of the API server: it means a pod that is not known yet.
     let add = rig.asking(ToAgent::Add(with_uid("c2", "new", "10.244.1.9")));
-    rig.loader().wait("the old sandbox to be over", |b| !binds(b, "10.244.1.8"));
+    std::thread::sleep(Duration::from_millis(200));
     assert!(!add.is_finished());
     rig.api.delete(Resource::Pods, "shop", "db-0");
     let mut new = pod("db-0", "n1", "");
     new["metadata"]["uid"] = json!("new");
     rig.api.apply(new);
     assert_eq!(add.join().unwrap(), FromAgent::Done);
-    // The end of the old one, told late, takes nothing from the new one.
+    // The old one may send until its sandbox ends, so it is judged. That end takes nothing from the new one.
+    rig.loader().wait("both", |b| binds(b, "10.244.1.8") && binds(b, "10.244.1.9"));
     assert_eq!(rig.ask(&ToAgent::Del(with_uid("c1", "old", "10.244.1.8"))), FromAgent::Done);
+    rig.loader().wait("the new one", |b| !binds(b, "10.244.1.8") && binds(b, "10.244.1.9"));
     assert_eq!(rig.ask(&ToAgent::Check(with_uid("c2", "new", "10.244.1.9"))), FromAgent::Done);
 }
 
@@ -313,6 +315,65 @@ fn finished_pods_and_those_of_the_host_do_not_count() {
     assert!(passes(&bundle, FRONTEND, "172.18.0.2"), "the host's pods are not subject");
     let add = rig.ask(&ToAgent::Add(sandbox("c1", "shop/db", &[DB])));
     assert!(matches!(add, FromAgent::Failed { retry: false, .. }), "{add:?}");
+}
+
+/// `kubectl delete --force` takes the object first, or the control plane takes a pod for failed; its containers may run on.
+#[test]
+fn a_pod_counts_for_as_long_as_it_has_a_sandbox() {
+    let rig = Rig::running(&[]);
+    rig.until_ready();
+    let add = |address: &str| ToAgent::Add(sandbox("c1", "shop/db", &[address]));
+    assert_eq!(rig.ask(&add(DB)), FromAgent::Done);
+    let mut failed = pod("db", "n1", DB);
+    failed["status"]["phase"] = json!("Failed");
+    rig.api.apply(failed);
+    // What comes after it is in force.
+    let after = |address: &str| {
+        rig.api.apply(pod("backend", "n2", address));
+        let bundle = rig.loader().wait("what came after", |b| passes(b, address, DB));
+        assert!(binds(&bundle, DB) && !passes(&bundle, FRONTEND, DB));
+    };
+    after("10.244.2.7");
+    rig.api.delete(Resource::Pods, "shop", "db");
+    after("10.244.2.8");
+    assert_eq!(rig.ask(&ToAgent::Del(sandbox("c1", "shop/db", &[DB]))), FromAgent::Done);
+    rig.loader().wait("nobody", |b| bindings(b).is_empty());
+}
+
+/// Whoever may write a Node object's status must not take a policy from a pod.
+#[test]
+fn an_address_that_the_runtime_gave_is_no_nodes() {
+    let rig = Rig::running(&[]);
+    rig.until_ready();
+    assert_eq!(rig.ask(&ToAgent::Add(sandbox("c1", "shop/db", &[DB]))), FromAgent::Done);
+    rig.api.apply(cluster::node("n2", DB, "10.244.2.0/24"));
+    rig.api.apply(pod("backend", "n2", "10.244.2.7"));
+    let bundle = rig.loader().wait("what came after", |b| passes(b, "10.244.2.7", DB));
+    assert!(binds(&bundle, DB) && !passes(&bundle, FRONTEND, DB));
+    assert_eq!(rig.ask(&ToAgent::Check(sandbox("c1", "shop/db", &[DB]))), FromAgent::Done);
+}
+
+/// Watches are apart: a pod may be told before its namespace. Its labels might be ones that no peer may have.
+#[test]
+fn a_pod_of_a_namespace_that_was_not_told_is_no_peer() {
+    let rig = Rig::running(&[]);
+    let mut trusting = db_test();
+    let low = json!([{ "key": "trust", "operator": "NotIn", "values": ["low"] }]);
+    trusting["spec"]["ingress"] = json!([{ "from": [{ "namespaceSelector": { "matchExpressions": low } }] }]);
+    rig.api.apply(trusting);
+    rig.loader().wait("whoever is trusted", |b| passes(b, BACKEND, DB));
+    let of = |name: &str, address: &str| {
+        let mut pod = pod("x", "n2", address);
+        pod["metadata"]["namespace"] = json!(name);
+        pod["metadata"]["uid"] = json!(format!("uid-{name}"));
+        pod
+    };
+    rig.api.apply(of("later", "10.244.2.20"));
+    rig.api.apply(pod("backend", "n2", "10.244.2.7"));
+    let bundle = rig.loader().wait("what came after", |b| passes(b, "10.244.2.7", DB));
+    assert!(!passes(&bundle, "10.244.2.20", DB));
+    rig.api.apply(cluster::namespace("later"));
+    rig.loader().wait("a namespace that is trusted", |b| passes(b, "10.244.2.20", DB));
 }
 
 #[test]
