@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 /// What the loader may do, and nothing else has any of it.
-const CAPABILITIES: [&str; 4] = ["NET_ADMIN", "NET_RAW", "BPF", "PERFMON"];
+const CAPABILITIES: [&str; 5] = ["NET_ADMIN", "NET_RAW", "BPF", "PERFMON", "DAC_OVERRIDE"];
 
 /// What the agent asks the API server for: group, resource, verbs.
 const ASKED: [(&str, &str, &[&str]); 6] = [

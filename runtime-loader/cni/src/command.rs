@@ -9,6 +9,11 @@ use netpolc_bundle::wire::{FromAgent, Sandbox, ToAgent};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+/// How long an agent may be away or not ready while it is exchanged for another, and how often to look.
+const EXCHANGED: Duration = Duration::from_secs(15);
+const AGAIN: Duration = Duration::from_millis(250);
 
 /// Runs the command of the environment; gives what is to be printed.
 pub(crate) fn run(from: &mut dyn Read) -> Result<String, Failure> {
@@ -110,8 +115,17 @@ fn check(config: &Config) -> Result<String, Failure> {
 
 fn status(config: &Config) -> Result<String, Failure> {
     let unavailable = |f: Failure| Failure::new(Code::NotAvailable, f.message, f.details);
-    demand(config, ToAgent::Status).map_err(unavailable)?;
-    Ok(String::new())
+    // Runtimes take the answer for the node's, and Kubernetes then takes the node's pods out of Services. An agent that is exchanged
+    // is back in a moment.
+    let until = Instant::now() + config.patience.min(EXCHANGED);
+    loop {
+        match demand(config, ToAgent::Status) {
+            Err(failure) if failure.code == Code::TryAgain && Instant::now() < until => {
+                std::thread::sleep(AGAIN)
+            }
+            done => return done.map(|()| String::new()).map_err(unavailable),
+        }
+    }
 }
 
 /// All attachments but those listed are gone. Without a list nothing is known to be gone.

@@ -5,6 +5,7 @@ mod programs;
 use crate::Error;
 use crate::bridges::{self, Passed};
 use crate::conntrack::{self, Denied, Tally};
+use crate::generation;
 use crate::lock::Lock;
 use crate::routes::{self, Routes};
 use crate::tables;
@@ -58,6 +59,14 @@ pub trait Kernel {
     /// As [`Kernel::program`].
     fn sequence(&mut self, steps: &[Step<'_>]) -> Result<(), Error> {
         in_turn(steps, &mut |step, input| self.program(step.program, step.args, input).map(drop))
+    }
+
+    /// Whether the kernel has nftables; if not, why it does not answer.
+    ///
+    /// # Errors
+    /// What it said.
+    fn has_nftables(&mut self) -> io::Result<()> {
+        Ok(())
     }
 
     /// The text of a file of this network namespace's `/proc/net`; `None` if there is none.
@@ -139,6 +148,10 @@ impl System {
 }
 
 impl Kernel for System {
+    fn has_nftables(&mut self) -> io::Result<()> {
+        generation::current().map(drop)
+    }
+
     fn lock(&mut self) -> Result<Option<String>, Error> {
         // The lock is this process's: a daemon takes it once for all that it does.
         if self.lock.is_some() {

@@ -29,7 +29,11 @@ impl Dataplane for Nftables {
     }
 
     fn missing(&self, kernel: &mut dyn Kernel, _: Option<&crate::dataplane::Goal<'_>>) -> Option<String> {
-        (!kernel.has("nft")).then(|| "nft is not installed".to_owned())
+        if !kernel.has("nft") {
+            return Some("nft is not installed".to_owned());
+        }
+        let refused = kernel.has_nftables().err()?;
+        Some(format!("this kernel has no nftables, or does not let it be used: {refused}"))
     }
 
     fn apply(

@@ -32,6 +32,9 @@ pub struct Daemon {
     pub repairs: u64,
     /// Which addresses it keeps closed while no pod has them.
     pub unknown_addresses: Closing,
+    /// What is wrong and lasts, each with the part that it is about. One of an earlier version does not say.
+    #[serde(default)]
+    pub faults: Vec<String>,
 }
 
 /// A daemon's answer, or that there is one which does not answer.
@@ -71,7 +74,7 @@ impl fmt::Display for Said {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Said::Daemon(daemon, _) => {
-                let Daemon { since, audit, applies, failures, repairs, unknown_addresses } = daemon;
+                let Daemon { since, audit, applies, failures, repairs, unknown_addresses, faults } = daemon;
                 let since =
                     since.as_ref().map_or_else(String::new, |since| format!("in force since {since}, "));
                 let audit = if *audit { ", audit mode: nothing is dropped" } else { "" };
@@ -79,7 +82,8 @@ impl fmt::Display for Said {
                     f,
                     "daemon: {since}{applies} bundles applied, {failures} failures, {repairs} repairs{audit}"
                 )?;
-                writeln!(f, "addresses that no pod has: {unknown_addresses}")
+                writeln!(f, "addresses that no pod has: {unknown_addresses}")?;
+                faults.iter().try_for_each(|fault| writeln!(f, "fault: {fault}"))
             }
             Said::Nothing(error) => writeln!(f, "addresses that no pod has: not known, {error}"),
         }

@@ -22,6 +22,12 @@ pub enum Part {
     Bypassed,
 }
 
+impl Part {
+    fn name(self) -> String {
+        format!("{self:?}").to_lowercase()
+    }
+}
+
 #[derive(Debug, Default)]
 struct Fault {
     message: String,
@@ -38,16 +44,23 @@ impl Faults {
         let message = message.to_string();
         let fault = &mut self.0[part as usize];
         if fault.message != message || fault.said.is_none_or(|when| when.elapsed() >= REMIND) {
-            log(Level::Error, "fault", &[("part", &format!("{part:?}").to_lowercase()), ("why", &message)]);
+            log(Level::Error, "fault", &[("part", &part.name()), ("why", &message)]);
             *fault = Fault { message, said: Some(Instant::now()) };
         }
+    }
+
+    /// Those that last, each with its part.
+    pub fn all(&self) -> Vec<String> {
+        let parts = [Part::Rules, Part::Node, Part::Store, Part::Connections, Part::Bypassed];
+        let lasting = parts.into_iter().zip(&self.0).filter(|(_, fault)| fault.said.is_some());
+        lasting.map(|(part, fault)| format!("{}: {}", part.name(), fault.message)).collect()
     }
 
     /// It is over, if there was one.
     pub fn mended(&mut self, part: Part) {
         let fault = &mut self.0[part as usize];
         if fault.said.is_some() {
-            log(Level::Info, "mended", &[("part", &format!("{part:?}").to_lowercase())]);
+            log(Level::Info, "mended", &[("part", &part.name())]);
             *fault = Fault::default();
         }
     }

@@ -138,6 +138,8 @@ fn text(view: &View) -> String {
     let bypassed = status.map_or(0, |status| status.bypassed.len());
     let help = "Bridges behind which pods reach each other past the rules.";
     metric(&mut out, "bypassed_bridges", "gauge", help, &plain(bypassed.to_string()));
+    let help = "What is wrong and lasts: rules, node, store, connections, bypassed.";
+    metric(&mut out, "faults", "gauge", help, &plain(view.faults.len().to_string()));
     let help = "How long the last bundle took to come into force.";
     metric(
         &mut out,

@@ -81,6 +81,8 @@ pub fn run(options: Options, established: Established, enforcer: Box<dyn Enforce
     // Nothing that is denied is dropped in audit mode, so nothing is cut.
     let established = if options.audit { Established::Keep } else { established };
     let node = Node::new(options.node, &options.state);
+    let store = Store::new(options.state);
+    let _only = store.only()?;
     // A predecessor may have closed addresses that this one would never open.
     if options.audit || node.mode() == CniMode::None {
         for what in node::open_all()? {
@@ -95,7 +97,7 @@ pub fn run(options: Options, established: Established, enforcer: Box<dyn Enforce
         None => None,
     };
     let manner = Manner { established, audit: options.audit };
-    let state = Arc::new(State::new(enforcer, node, Store::new(options.state), manner));
+    let state = Arc::new(State::new(enforcer, node, store, manner));
     let version = env!("CARGO_PKG_VERSION");
     log(Level::Info, "started", &[("version", &version), ("socket", &options.socket.display())]);
     state.resume();
@@ -116,7 +118,23 @@ pub fn run(options: Options, established: Established, enforcer: Box<dyn Enforce
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Error> {
     let thread = std::thread::Builder::new().name(name.into()).stack_size(512 << 10);
+    let work = move || {
+        let _end = EndsAll;
+        work();
+    };
     thread.spawn(work).map(|_| ()).map_err(|error| Error::io(format!("thread {name}"), error))
+}
+
+/// Ends the process if its thread panics: a daemon without that thread would look well. A successor starts with all.
+struct EndsAll;
+
+impl Drop for EndsAll {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            log(Level::Error, "panicked", &[("thread", &std::thread::current().name().unwrap_or_default())]);
+            std::process::abort();
+        }
+    }
 }
 
 /// Looks and writes down, until a signal comes.

@@ -75,6 +75,7 @@ pub struct View {
     pub looked: Duration,
     pub audit: bool,
     pub closed_ranges: usize,
+    pub faults: Vec<String>,
 }
 
 impl State {
@@ -219,13 +220,7 @@ impl State {
         inner.status = None;
         let held = inner.held.as_ref().ok_or_else(|| Unlike("nothing is in force yet".to_owned()))?;
         let pods = change.bindings(&held.pods)?;
-        // With the node's own network nothing of an address can have begun while it was closed, and whatever is left of one
-        // that goes is ended when it is closed.
-        let established = match inner.node.mode() {
-            CniMode::Ptp => Established::Keep,
-            CniMode::None | CniMode::Chain => self.manner.established,
-        };
-        let version = inner.enforcer.rebind(change, &pods, established)?;
+        let version = inner.enforcer.rebind(change, &pods, self.manner.established)?;
         if let Some(held) = inner.held.as_mut() {
             held.pods = pods;
             held.stale = true;
@@ -364,7 +359,7 @@ impl State {
                 serde_json::json!({
                     "since": since, "audit": view.audit, "applies": counters.applies,
                     "failures": counters.failures, "repairs": counters.repairs, "backends": choice,
-                    "unknown_addresses": closing,
+                    "unknown_addresses": closing, "faults": view.faults,
                 }),
             );
         }
@@ -389,6 +384,7 @@ impl State {
             looked: inner.looked.elapsed(),
             audit: self.manner.audit,
             closed_ranges: inner.closing(self.manner.audit).ranges.len(),
+            faults: inner.faults.all(),
         }
     }
 }

@@ -2,19 +2,25 @@
 //!
 //! `bundle` is a symbolic link to a directory beside it, so that a bundle is replaced as a whole by turning the link.
 
+use super::log::{Level, log};
 use crate::Error;
 use crate::node::files;
 use netpolc_bundle::wire::{FRAME_BYTES, Network};
 use netpolc_bundle::{Bundle, store};
-use std::fs;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 /// The link, and how the names of the directories begin that it can lead to.
 const BUNDLE: &str = "bundle";
 const PREFIX: &str = "bundle.";
+
+/// The file that a running daemon holds a lock on.
+const LOCK: &str = "lock";
 
 /// The file of the node's network.
 const NETWORK: &str = "network.json";
@@ -34,6 +40,25 @@ impl Store {
     /// The directory.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Keeps others from being a daemon with this directory, as long as the answer is there. Where that cannot be done, as on a
+    /// full disk, `None`: a daemon is worth more than the certainty that it is alone.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if there is one.
+    pub fn only(&self) -> Result<Option<Flock<File>>, Error> {
+        let path = self.dir.join(LOCK);
+        let made = self.make_dir().and_then(|()| {
+            let made = File::options().write(true).create(true).truncate(false).mode(0o600).open(&path);
+            made.map_err(|error| Error::io(path.display().to_string(), error))
+        });
+        match made.map(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock)) {
+            Ok(Ok(held)) => Ok(Some(held)),
+            Ok(Err((_, Errno::EWOULDBLOCK))) => Err(Error::Busy(path.display().to_string())),
+            Ok(Err((_, errno))) => Ok(unsure(&Error::io(path.display().to_string(), errno))),
+            Err(error) => Ok(unsure(&error)),
+        }
     }
 
     /// The bundle, and when it was written; `None` if there is none.
@@ -70,7 +95,9 @@ impl Store {
             fs::rename(&link, self.dir.join(BUNDLE)).map_err(|error| {
                 let _ = fs::remove_file(&link);
                 fail(error)
-            })
+            })?;
+            // The link is on disk when its directory is.
+            File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(fail)
         });
         // What the link does not lead to is old, or the beginning of what could not be written.
         self.sweep();
@@ -112,6 +139,7 @@ impl Store {
             }
         }
         self.sweep();
+        let _ = fs::remove_file(self.dir.join(LOCK));
         let _ = fs::remove_dir(&self.dir);
         Ok(done)
     }
@@ -132,4 +160,9 @@ impl Store {
             }
         }
     }
+}
+
+fn unsure(error: &Error) -> Option<Flock<File>> {
+    log(Level::Warn, "perhaps-not-alone", &[("why", error)]);
+    None
 }

@@ -107,7 +107,8 @@ fn mount_own() -> io::Result<()> {
 
 fn mount_here() -> io::Result<()> {
     fs::create_dir_all(OWN)?;
-    let data: Option<&str> = None;
+    // Whoever may make a directory there may take the place of ours; by default that is everybody.
+    let data = Some("mode=0700");
     mount(Some("bpf"), OWN, Some("bpf"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC, data)?;
     Ok(())
 }

@@ -32,8 +32,8 @@ use std::path::{Path, PathBuf};
 /// Most ranges and routes of a [`Network`]. Ours: Kubernetes is made for 5,000 nodes of two families.
 pub const RANGES: usize = 16_384;
 
-/// The shortest prefixes of IPv4 and IPv6 that may be routed to a node. Ours: a mistaken or malicious agent must not
-/// turn the default route.
+/// The shortest prefixes of IPv4 and IPv6 that may be routed to a node, and that all which are may be together. Ours: a mistaken
+/// or malicious agent must not turn the default route, with one range or with two hundred.
 pub const SHORTEST: (u8, u8) = (8, 16);
 
 /// What the loader does about the node's network.
@@ -156,7 +156,7 @@ impl Node {
             (CniMode::None, _) | (CniMode::Ptp, None) => Ok(Outcome::default()),
             (CniMode::Chain, Some(network)) => check_size(network).map(|()| self.chain(Some(network))),
             (CniMode::Chain, None) => Ok(self.chain(None)),
-            (CniMode::Ptp, Some(network)) => check(network).map(|wanted| self.ptp(&wanted)),
+            (CniMode::Ptp, Some(network)) => check(network).map(|wanted| self.ptp(&wanted, network)),
         }
     }
 
@@ -241,7 +241,7 @@ impl Node {
         }
     }
 
-    fn ptp(&mut self, wanted: &Wanted) -> Outcome {
+    fn ptp(&mut self, wanted: &Wanted, network: &Network) -> Outcome {
         let mut outcome = Outcome::default();
         let (changes, notes) = sysctl::forward(&self.options.proc_sys, &wanted.pods);
         outcome.changes.extend(changes);
@@ -266,7 +266,7 @@ impl Node {
         }
         // The configuration comes last: with it the runtime begins to start pods.
         if self.install(&mut outcome) {
-            self.configure(wanted, &mut outcome);
+            self.configure(wanted, network, &mut outcome);
         }
         outcome
     }
@@ -292,8 +292,24 @@ impl Node {
         }
     }
 
-    fn configure(&self, wanted: &Wanted, outcome: &mut Outcome) {
+    fn configure(&self, wanted: &Wanted, network: &Network, outcome: &mut Outcome) {
         let CniFiles { cni_conf_dir, cni_bin_dir } = &self.options.files;
+        let path = cni_conf_dir.join(conflist::FILE);
+        // Who gives out the same addresses from a list of its own would give them to two pods.
+        if !path.exists()
+            && let Ok(Some((other, conf))) = chain::first(cni_conf_dir)
+            && ipam::own(&conf, network)
+                .ranges
+                .iter()
+                .any(|given| wanted.pods.iter().any(|own| own.contains(given)))
+        {
+            let other = other.display();
+            outcome.notes.push(format!(
+                "{other} gives out this node's addresses already, so {} is chained into it",
+                conflist::PLUGIN
+            ));
+            return self.chain_in(outcome);
+        }
         let missing: Vec<&str> =
             ["ptp", "host-local"].into_iter().filter(|name| !cni_bin_dir.join(name).is_file()).collect();
         if !missing.is_empty() {
@@ -308,7 +324,6 @@ impl Node {
             agent_socket: &self.options.agent_socket,
             ipam_dir: &self.options.ipam_dir,
         };
-        let path = cni_conf_dir.join(conflist::FILE);
         match files::write(&path, conflist::text(&conf).as_bytes(), 0o644) {
             Ok(true) => outcome.changes.push(format!("{} written", path.display())),
             Ok(false) => {}
@@ -402,6 +417,26 @@ fn check(network: &Network) -> Result<Wanted, Error> {
             return refuse(format!("{range}: no range of pods is as large as that"));
         }
     }
+    for ipv4 in [true, false] {
+        let (bits, shortest) = if ipv4 { (32, SHORTEST.0) } else { (128, SHORTEST.1) };
+        let addresses = |length: u8| 1u128.checked_shl(bits - u32::from(length)).unwrap_or(u128::MAX);
+        let sum = |ranges: &mut dyn Iterator<Item = &Cidr>| {
+            let lengths = ranges.filter(|range| range.is_ipv4() == ipv4).map(Cidr::length);
+            lengths.map(addresses).fold(0, u128::saturating_add)
+        };
+        let most = addresses(shortest);
+        // What the cluster has is not masqueraded: its nodes' own addresses are a few more.
+        if sum(&mut wanted.routes.keys().chain(&wanted.pods)) > most
+            || sum(&mut wanted.cluster.iter()) > 2 * most
+        {
+            return refuse(format!("ranges of more addresses than a /{shortest} has"));
+        }
+    }
+    if let Some(range) =
+        wanted.routes.keys().find(|range| !wanted.cluster.iter().any(|all| all.contains(range)))
+    {
+        return refuse(format!("a route to {range}, which is none of the cluster's ranges"));
+    }
     if let Some(range) =
         wanted.routes.keys().find(|r| wanted.pods.iter().any(|own| r.contains(own) || own.contains(r)))
     {
@@ -419,7 +454,8 @@ mod tests {
         Network {
             pod_ranges: owned(pods),
             routes: routes.iter().map(|(range, via)| ((*range).to_owned(), via.parse().unwrap())).collect(),
-            cluster_ranges: owned(&["10.244.0.0/16"]),
+            cluster_ranges: [owned(pods), routes.iter().map(|(range, _)| (*range).to_owned()).collect()]
+                .concat(),
         }
     }
 
@@ -433,5 +469,18 @@ mod tests {
         assert!(!ok(&["10.244.1.0/24"], &[("fd00:2::/64", "172.18.0.3")]));
         assert!(!ok(&["10.244.1.0/24"], &[("10.244.1.0/24", "172.18.0.3")]));
         assert!(!ok(&["10.244.1.0/24"], &[("10.244.0.0/16", "172.18.0.3")]));
+        let large: Vec<String> = (1..=2).map(|n| format!("{n}0.0.0.0/8")).collect();
+        let large: Vec<(&str, &str)> = large.iter().map(|range| (range.as_str(), "172.18.0.3")).collect();
+        assert!(!ok(&["10.244.1.0/24"], &large), "more than one may have");
+        let all = |cluster: &str| Network {
+            cluster_ranges: vec![cluster.to_owned()],
+            ..network(&["10.244.1.0/24"], &[("10.244.2.0/24", "172.18.0.3")])
+        };
+        assert!(check(&all("10.244.2.0/24")).is_ok());
+        assert!(check(&all("10.244.3.0/24")).is_err(), "a route beside the cluster");
+        assert!(
+            check(&Network { routes: vec![], ..all("0.0.0.0/0") }).is_err(),
+            "nothing would be masqueraded"
+        );
     }
 }

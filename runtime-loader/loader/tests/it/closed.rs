@@ -10,14 +10,12 @@ use crate::rebind::{
 };
 use netpolc_bundle::rebind::Rebind;
 use netpolc_bundle::wire::{FromLoader, Network, ToLoader};
-use netpolc_bundle::{Backend, LocalPod};
+use netpolc_bundle::{Backend, LocalPod, Version};
 use std::fs;
 use std::net::IpAddr;
 
-/// The tables of closed addresses, where the loader makes the node's network.
-fn check_closed(case: Case) {
-    let world = World::new(Netns::new());
-    let new = Comers::new(&world);
+/// A daemon that makes the network of a node with these ranges of pods.
+fn start(case: Case, world: &World, ranges: &[&str]) -> Daemon {
     let (conf, bin) = (world.dir.file("conf"), world.dir.file("bin"));
     for dir in [&conf, &bin] {
         fs::create_dir(dir).unwrap();
@@ -33,11 +31,19 @@ fn check_closed(case: Case) {
         format!("--ipam-dir={}", world.dir.file("ipam").display()),
     ];
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    let daemon = case.start(&world, &flags);
-    let ranges = vec!["10.1.0.0/24".to_owned(), "fd00:1::/64".to_owned()];
+    let daemon = case.start(world, &flags);
+    let ranges: Vec<String> = ranges.iter().map(|range| (*range).to_owned()).collect();
     let network = Network { pod_ranges: ranges.clone(), routes: vec![], cluster_ranges: ranges };
     let answer = daemon.ask(&ToLoader::Network(network));
     assert!(matches!(answer, FromLoader::Done { .. }), "{answer:?}");
+    daemon
+}
+
+/// The tables of closed addresses, where the loader makes the node's network.
+fn check_closed(case: Case) {
+    let world = World::new(Netns::new());
+    let new = Comers::new(&world);
+    let daemon = start(case, &world, &["10.1.0.0/24", "fd00:1::/64"]);
     let bundle = bundle(&Backend::ALL);
     applied(&daemon, &bundle);
     reaches(&world.client, (&world.open, 3));
@@ -111,6 +117,46 @@ fn comes_again_at_once(case: Case, world: &World, daemon: &Daemon, new: &Comers,
     std::thread::sleep(LOOKS);
     assert!(lives(&mut own), "{}", daemon.log());
     version
+}
+
+/// Addresses that are not of the node's ranges are never closed, so a walk has to end what they may no longer have.
+fn check_open(case: Case) {
+    let world = World::new(Netns::new());
+    let daemon = start(case, &world, &["10.9.0.0/24"]);
+    let bundle = bundle(&Backend::ALL);
+    applied(&daemon, &bundle);
+    reaches(&world.client, (&world.server, 2));
+    let open = |addresses: Vec<IpAddr>| vec![LocalPod { name: "shop/open".into(), addresses }];
+    let turn = |from: Version, known: u8| {
+        let like = addresses(3).into_iter().zip(addresses(known)).collect();
+        let pods = open(addresses(3).to_vec());
+        let change = Rebind { artifact: case.1, from, gone: addresses(3).to_vec(), like, pods };
+        changed(&daemon, &change).parse::<Version>().unwrap()
+    };
+    // It has a client's labels for a moment, and what it opened then does not outlive them.
+    let version = turn(case.version(&bundle), 1);
+    reaches(&world.open, (&world.server, 2));
+    let mut while_it_might = connection(&world.open, &world.server, "10.1.0.2");
+    assert!(lives(&mut while_it_might));
+    let version = turn(version, 2);
+    wait("what it opened ends", || !lives(&mut while_it_might));
+    // The client goes, and comes to no other pod.
+    let mut held = connection(&world.client, &world.server, "10.1.0.2");
+    assert!(lives(&mut held));
+    let pods = vec![LocalPod { name: "shop/client".into(), addresses: vec![] }];
+    let gone = addresses(1).to_vec();
+    changed(&daemon, &Rebind { artifact: case.1, from: version, gone, like: vec![], pods });
+    wait("connections of what is gone end", || !lives(&mut held));
+}
+
+#[test]
+fn connections_of_addresses_that_are_never_closed_end_with_nftables() {
+    check_open(NFTABLES);
+}
+
+#[test]
+fn connections_of_addresses_that_are_never_closed_end_with_ebpf() {
+    check_open(EBPF);
 }
 
 #[test]

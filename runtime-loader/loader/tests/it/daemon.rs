@@ -137,7 +137,7 @@ fn bundles_come_into_force_over_the_socket() {
     });
     netns.load(&["status", "--bundle", dir.file("state/bundle").to_str().unwrap()], 0);
     let kept = std::fs::read_dir(dir.file("state")).unwrap().count();
-    assert_eq!(kept, 2, "the link and what it leads to");
+    assert_eq!(kept, 3, "the link, what it leads to, and the lock");
 }
 
 #[test]

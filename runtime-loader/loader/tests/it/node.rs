@@ -116,16 +116,42 @@ fn check_conflist(node: &Node) {
     assert_eq!(sysctl("net/ipv4/ip_forward") + &sysctl("net/ipv6/conf/all/forwarding"), "1\n1\n");
 }
 
+/// Two that give out the same addresses would give them to two pods.
+#[test]
+fn a_plugin_that_gives_out_the_nodes_addresses_already_stays() {
+    let lan = Lan::new();
+    let (mut node, other) = (Node::new(&lan, 1), Node::new(&lan, 2));
+    let theirs = node.dir.file("conf/10-ptp.conflist");
+    fs::create_dir_all(node.dir.file("conf")).unwrap();
+    let ranges = |subnet: &str| json!([[{ "subnet": subnet }]]);
+    let write = |subnet: &str| {
+        let ptp = json!({ "type": "ptp", "ipam": { "type": "host-local", "ranges": ranges(subnet) } });
+        let list = json!({ "cniVersion": "1.0.0", "name": "theirs", "plugins": [ptp] });
+        fs::write(&theirs, list.to_string()).unwrap();
+    };
+    write("10.244.1.0/24");
+    node.start();
+    done(&node.network(node.knows(&other)));
+    assert!(!node.conflist().exists());
+    let list: Value = serde_json::from_slice(&fs::read(&theirs).unwrap()).unwrap();
+    assert_eq!(list["plugins"][1]["type"], "netpol-cni", "{list}");
+    // The control: one with other addresses does not keep ours away.
+    write("10.88.0.0/16");
+    done(&node.network(node.knows(&other)));
+    wait("ours", || node.conflist().exists());
+}
+
 #[test]
 fn a_network_that_makes_no_sense_changes_nothing() {
     let lan = Lan::new();
     let (mut node, other) = (Node::new(&lan, 1), Node::new(&lan, 2));
     node.start();
     let good = node.knows(&other);
-    let mut bad = vec![Network::default(), good.clone(), good.clone(), good.clone()];
+    let mut bad = vec![Network::default(), good.clone(), good.clone(), good.clone(), good.clone()];
     bad[1].pod_ranges.push("10.244.1.0/33; flush ruleset".into());
     bad[2].routes.push(("0.0.0.0/0".into(), "172.18.0.2".parse().unwrap()));
     bad[3].cluster_ranges.push("}".into());
+    bad[4].cluster_ranges.retain(|range| range != "10.244.0.0/16");
     let before = traces(&node.netns);
     for network in bad {
         let answer = node.network(network);

@@ -98,7 +98,11 @@ impl Inner {
         let again: BTreeSet<IpAddr> =
             self.gone.union(&self.ending).filter(|a| known.contains(a)).copied().collect();
         if !again.is_empty() {
-            settle::end_connections(&again)?;
+            // Where the kernel does not let them be ended, a pod must start all the same.
+            match settle::end_connections(&again) {
+                Ok(()) => self.faults.mended(Part::Connections),
+                Err(error) => self.faults.fault(Part::Connections, &error),
+            }
             self.gone.retain(|addr| !again.contains(addr));
             self.ending.retain(|addr| !again.contains(addr));
         }
