@@ -8,7 +8,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -327,21 +327,24 @@ fn clients_that_are_stuck_or_rest_keep_no_one_out() {
 }
 
 #[test]
-fn one_daemon_for_a_socket() {
+fn one_daemon_for_a_socket_and_for_a_directory() {
     let (netns, dir) = (Netns::new(), dir());
     let mut daemon = Daemon::start(&netns, &dir, &["--socket-group", "65532"]);
     let data = std::fs::metadata(daemon.socket()).unwrap();
     assert_eq!(data.permissions().mode() & 0o7777, 0o660);
     assert_eq!(std::os::unix::fs::MetadataExt::gid(&data), 65_532);
     let (socket, state) = (daemon.socket(), dir.file("other"));
-    let second = || {
+    let run = |socket: &Path, state: &Path| {
         let mut command = netns.command("timeout");
         command.args(["20", LOADER, "run", "--socket", socket.to_str().unwrap()]);
         let output = command.args(["--state", state.to_str().unwrap()]).output().unwrap();
         assert_eq!(output.status.code(), Some(2));
         String::from_utf8(output.stderr).unwrap()
     };
+    let second = || run(&socket, &state);
     assert!(second().contains("another netpol-loader"));
+    // Both would repair the rules, each to its own.
+    assert!(run(&dir.file("run/other"), &dir.file("state")).contains("another netpol-loader"));
     daemon.signal("TERM");
     std::fs::write(&socket, "a file").unwrap();
     assert!(second().contains("something else than a socket"));
@@ -356,10 +359,13 @@ fn without_a_disk_the_rules_are_in_force_all_the_same() {
     let daemon = Daemon::start(&netns, &dir, &[]);
     daemon.applied(&bundle(&a()));
     wait("a complaint", || daemon.log().contains("part=store"));
+    let faults = || crate::audit::status(&daemon)["daemon"]["faults"].to_string();
+    assert!(faults().starts_with("[\"store: "), "{}", faults());
     netns.sh("nft flush ruleset");
     wait("repair", || netns.tables() == fresh(&a()));
     std::fs::remove_file(dir.file("state")).unwrap();
     wait("a bundle on disk", || dir.file("state/bundle").exists());
+    wait("nothing wrong", || faults() == "[]");
     assert!(daemon.log().lines().filter(|line| line.contains("part=store")).count() < 4, "{}", daemon.log());
 }
 
