@@ -122,10 +122,12 @@ impl Store {
     /// Takes in what a watch told; says whether anything is different now.
     pub fn take(&mut self, told: Told) -> bool {
         let one_pod = matches!(&told, Told::Is(Object::Pod(_)) | Told::Gone(Kind::Pods, _));
-        // A pod may not have the address of a node.
+        // A pod may not have the address of a node, nor count before its namespace is known.
         let every_pod = matches!(
             &told,
-            Told::Is(Object::Node(_)) | Told::Gone(Kind::Nodes, _) | Told::Complete(Kind::Pods | Kind::Nodes)
+            Told::Is(Object::Node(_))
+                | Told::Gone(Kind::Nodes | Kind::Namespaces, _)
+                | Told::Complete(Kind::Pods | Kind::Nodes | Kind::Namespaces)
         );
         let news = match told {
             Told::Begin(kind) => {
