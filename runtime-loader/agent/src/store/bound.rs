@@ -8,7 +8,7 @@ use crate::trim::PodData;
 use netpolc_frontend::objects;
 use netpolc_frontend::source::{SourceId, Span};
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::ops::Bound;
 
@@ -38,8 +38,7 @@ impl Counts {
 impl Store {
     /// All objects, each where it is kept.
     pub fn cluster(&self) -> Cluster<'_> {
-        let mut nodes: Vec<Cow<'_, objects::Node>> =
-            self.nodes.values().map(|n| self.without_sandboxed(&n.node)).collect();
+        let mut nodes = self.nodes_with_their_own();
         if self.nodes.get(&self.node).is_none() {
             let at = Span { source: SourceId(0), start: 0, end: 0 };
             let (labels, addrs, pod_cidrs) = Default::default();
@@ -55,15 +54,34 @@ impl Store {
         }
     }
 
-    /// A node without the addresses that pods of this node were given, whatever its object says.
-    fn without_sandboxed<'a>(&self, node: &'a objects::Node) -> Cow<'a, objects::Node> {
-        let sandboxed = |addr: &IpAddr| self.sandboxes.iter().any(|s| s.addresses.contains(addr));
-        if !node.addrs.iter().any(sandboxed) {
-            return Cow::Borrowed(node);
+    /// The nodes with the addresses that are surely theirs: not those that pods of this node were given, whatever Node objects
+    /// say; and one that several show, as of a gateway, is that of the node whose InternalIP it is, or nobody's.
+    fn nodes_with_their_own(&self) -> Vec<Cow<'_, objects::Node>> {
+        let mut owners: HashMap<IpAddr, (usize, Option<&str>)> = HashMap::new();
+        let own_first = self.nodes.get(&self.node).into_iter().chain(self.nodes.values());
+        for data in own_first {
+            for addr in &data.internal {
+                owners.entry(*addr).or_default().1.get_or_insert(&data.node.name);
+            }
         }
-        let mut node = node.clone();
-        node.addrs.retain(|addr| !sandboxed(addr));
-        Cow::Owned(node)
+        for addr in self.nodes.values().flat_map(|data| &data.node.addrs) {
+            owners.entry(*addr).or_default().0 += 1;
+        }
+        let sandboxed: HashSet<IpAddr> = self.sandboxes.iter().flat_map(|s| &s.addresses).copied().collect();
+        let theirs = |node: &objects::Node, addr: &IpAddr| {
+            let (shown, owner) = owners.get(addr).copied().unwrap_or_default();
+            !sandboxed.contains(addr) && (shown <= 1 || owner == Some(&node.name))
+        };
+        let nodes =
+            self.nodes.values().map(|data| match data.node.addrs.iter().all(|a| theirs(&data.node, a)) {
+                true => Cow::Borrowed(&data.node),
+                false => {
+                    let mut node = data.node.clone();
+                    node.addrs.retain(|addr| theirs(&data.node, addr));
+                    Cow::Owned(node)
+                }
+            });
+        nodes.collect()
     }
 
     /// A pod by its name.

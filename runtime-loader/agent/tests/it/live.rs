@@ -353,6 +353,23 @@ fn an_address_that_the_runtime_gave_is_no_nodes() {
     assert_eq!(rig.ask(&ToAgent::Check(sandbox("c1", "shop/db", &[DB]))), FromAgent::Done);
 }
 
+/// Nodes behind one gateway may show its address as their own.
+#[test]
+fn an_address_that_nodes_share_keeps_nobody_from_compiling() {
+    let rig = Rig::running(&[]);
+    rig.loader().wait("the first bundle", |b| passes(b, BACKEND, DB));
+    for (name, address, range) in
+        [("n1", "172.18.0.2", "10.244.1.0/24"), ("n2", "172.18.0.3", "10.244.2.0/24")]
+    {
+        let mut node = cluster::node(name, address, range);
+        let addresses = node["status"]["addresses"].as_array_mut().unwrap();
+        addresses.push(json!({ "type": "ExternalIP", "address": "203.0.113.5" }));
+        rig.api.apply(node);
+    }
+    rig.api.apply(pod("backend", "n2", "10.244.2.7"));
+    rig.loader().wait("what came after", |b| passes(b, "10.244.2.7", DB) && !passes(b, "203.0.113.5", DB));
+}
+
 /// Watches are apart: a pod may be told before its namespace. Its labels might be ones that no peer may have.
 #[test]
 fn a_pod_of_a_namespace_that_was_not_told_is_no_peer() {
