@@ -122,7 +122,7 @@ fn build_nodes(
 }
 
 pub(super) fn write_bundle(dir: &Path, node: &str, built: &Built) -> Result<(), Failure> {
-    let folder = dir.join(node);
+    let folder = dir.join(folder_name(node)?);
     let files = built.bundle.to_files().map_err(|e| Failure::Unsupported(e.to_string()))?;
     fs::create_dir(&folder).map_err(|e| Failure::io(&folder, &e))?;
     for (name, bytes) in files {
@@ -130,6 +130,15 @@ pub(super) fn write_bundle(dir: &Path, node: &str, built: &Built) -> Result<(), 
         fs::write(&path, bytes).map_err(|e| Failure::io(&path, &e))?;
     }
     Ok(())
+}
+
+/// The name of a node as that of one folder or file. The front end refuses names that are more than that; should one
+/// slip through, nothing is written in a place that nobody asked for.
+pub(super) fn folder_name(node: &str) -> Result<&str, Failure> {
+    if node.is_empty() || node == "." || node == ".." || node.contains(['/', '\0']) {
+        return Err(Failure::Bug(format!("the name {node:?} of a node is no name of a folder")));
+    }
+    Ok(node)
 }
 
 fn print_stage(compiled: &Compiled, hosts: &[Host], stage: Stage) -> Result<String, Failure> {
@@ -266,4 +275,19 @@ fn foreign_entry(out: &Path) -> Result<Option<String>, Failure> {
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::folder_name;
+
+    #[test]
+    fn a_name_that_leads_elsewhere_is_no_folder() {
+        for name in ["", ".", "..", "../x", "/x", "a/b", "a\0"] {
+            assert!(folder_name(name).is_err(), "{name:?}");
+        }
+        for name in ["n1", "a.b", "..a"] {
+            assert!(folder_name(name).is_ok(), "{name:?}");
+        }
+    }
 }

@@ -4,7 +4,7 @@
 //! places, so that a line inserted above a policy changes nothing. The rules of a snapshot are proven before they are
 //! compared or written.
 
-use super::build::review_text;
+use super::build::{folder_name, review_text};
 use super::nodes::{builder, choose, labels, pod_names};
 use crate::args::{Backend, SnapshotArgs};
 use crate::failure::{Answer, Failure};
@@ -61,7 +61,7 @@ fn snapshots(compiled: &Compiled, backends: &[Backend]) -> Result<BTreeMap<Strin
                 Backend::Nftables => nftables(compiled, &mut builder, &labels, host)?,
                 _ => Snapshot { text: review_text(&builder.artifacts(host)?), origins: BTreeMap::new() },
             };
-            let name = format!("{}.{}", compiled.matrix.hosts[host].name, ending(backend));
+            let name = format!("{}.{}", folder_name(&compiled.matrix.hosts[host].name)?, ending(backend));
             all.insert(name, snapshot);
         }
     }

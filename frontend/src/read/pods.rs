@@ -4,7 +4,7 @@
 use super::decode::{Unknown, decode};
 use super::report::Report;
 use super::tree::Path;
-use super::validate::{cidr, meta, names, ports, unsupported};
+use super::validate::{cidr, invalid, meta, names, ports, unsupported};
 use crate::diagnostic::{INVALID, NAME_LABEL};
 use crate::objects::{ContainerPort, Labels, NAMESPACE_NAME_LABEL, Namespace, Node, Phase, Pod};
 use netpolc_ir::ports::Transport;
@@ -136,14 +136,16 @@ pub(super) fn pod(report: &Report<'_, '_>) -> Option<Pod> {
     }
     let (name, namespace) = (written.metadata.own_name(), written.metadata.own_namespace());
     meta::check(&name, Some(&namespace), &written.metadata.labels, names::subdomain, report);
-    let ports = container_ports(&written.spec, report, &Path::ROOT.key("spec"));
+    let spec = Path::ROOT.key("spec");
+    let node = node_name(written.spec.node_name.as_deref(), report, &spec);
+    let ports = container_ports(&written.spec, report, &spec);
     let (phase, ips) = status(written.status.unwrap_or_default(), report);
     let owners = written.metadata.owner_references.into_iter();
     (report.errors() == 0).then(|| Pod {
         namespace,
         name,
         labels: written.metadata.labels,
-        node: written.spec.node_name.filter(|n| !n.is_empty()),
+        node,
         host_network: written.spec.host_network,
         phase,
         ips,
@@ -162,12 +164,13 @@ pub(super) fn planned(
     report: &Report<'_, '_>,
     path: &Path<'_>,
 ) -> Pod {
+    let node = node_name(spec.node_name.as_deref(), report, path);
     let ports = container_ports(&spec, report, path);
     Pod {
         namespace,
         name,
         labels,
-        node: spec.node_name.filter(|n| !n.is_empty()),
+        node,
         host_network: spec.host_network,
         phase: Phase::Planned,
         ips: Vec::new(),
@@ -175,6 +178,13 @@ pub(super) fn planned(
         owners: Vec::new(),
         at: report.at(&Path::ROOT),
     }
+}
+
+/// The node that a pod is bound to, checked as the API server does (`ValidateNodeName`): it names a folder of the output.
+fn node_name(written: Option<&str>, report: &Report<'_, '_>, spec: &Path<'_>) -> Option<String> {
+    let name = written.filter(|n| !n.is_empty())?;
+    names::subdomain(name).iter().for_each(|why| invalid(report, &spec.key("nodeName"), name, why));
+    Some(name.to_owned())
 }
 
 /// Ports of containers and of sidecars, which are init containers that always restart.

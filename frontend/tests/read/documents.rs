@@ -223,6 +223,27 @@ fn workloads() {
     );
 }
 
+/// The name of a node is that of a folder: nothing that leads out of the output may pass.
+#[test]
+fn node_names_are_checked() {
+    for name in ["../EVIL", "/tmp/x", "a/b", "..", ".", "a_b", "\\x1b[31m", "-a"] {
+        let pod =
+            format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec: {{nodeName: \"{name}\"}}\n");
+        let got = summary("a.yaml", pod);
+        assert!(got.starts_with("4:18 E0021 spec.nodeName: Invalid value"), "{got}");
+        let template = format!("template: {{spec: {{nodeName: \"{name}\"}}}}");
+        let got = summary(
+            "a.yaml",
+            format!("apiVersion: apps/v1\nkind: DaemonSet\nmetadata: {{name: a}}\nspec: {{{template}}}\n"),
+        );
+        assert!(got.starts_with("4:36 E0021 spec.template.spec.nodeName: Invalid value"), "{got}");
+        let got = summary("a.yaml", format!("apiVersion: v1\nkind: Node\nmetadata: {{name: \"{name}\"}}\n"));
+        assert!(got.starts_with("3:18 E0021 metadata.name: Invalid value"), "{got}");
+    }
+    let fine = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {nodeName: ip-10-0-0-1.example.com}\n";
+    check(fine, "pod default/a Some(\"ip-10-0-0-1.example.com\") Planned [] host=false []");
+}
+
 #[test]
 fn objects_know_where_they_stand() {
     let text = "---\n# first\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\nspec:\n  ingress:\n  - from:\n    - podSelector: {}\n    - ipBlock:\n        cidr: 1.0.0.0/8\n  - {}\n";
