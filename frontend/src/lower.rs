@@ -199,7 +199,7 @@ impl Lowering<'_> {
         };
         let mut by_number: BTreeMap<(Transport, u16), Vec<usize>> = BTreeMap::new();
         for group in destinations {
-            if let Some(found) = self.grouping.groups[group].pod.named_port(transport, name) {
+            for found in self.grouping.groups[group].pod.named_ports(transport, name) {
                 by_number.entry(found).or_default().push(group);
             }
         }

@@ -8,7 +8,7 @@ pub use resolve::resolve;
 use crate::objects::{ClusterPolicy, ContainerPort, Labels, Policy};
 use crate::source::Span;
 use netpolc_ir::addr::Cidr;
-use netpolc_ir::ports::Transport;
+use netpolc_ir::ports::{PortSpan, Protocol, Transport};
 use netpolc_ir::unit::Origin;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -56,13 +56,28 @@ impl Pod {
         format!("{}/{}", self.namespace, self.name)
     }
 
-    /// The number of the first port with this name (and protocol, if one is asked for), with its protocol: what a
-    /// named port of a policy means on this pod.
-    pub fn named_port(&self, transport: Option<Transport>, name: &str) -> Option<(Transport, u16)> {
-        let fits = |p: &&ContainerPort| {
+    /// The ports with this name (and protocol, if one is asked for), each with its protocol: what a named port of a policy
+    /// means on this pod. Names are unique within a container only, so there may be several; each of them is meant.
+    pub fn named_ports(
+        &self,
+        transport: Option<Transport>,
+        name: &str,
+    ) -> impl Iterator<Item = (Transport, u16)> {
+        let fits = move |p: &&ContainerPort| {
             p.name.as_deref() == Some(name) && transport.is_none_or(|t| t == p.transport)
         };
-        self.ports.iter().find(fits).map(|p| (p.transport, p.port))
+        self.ports.iter().filter(fits).map(|p| (p.transport, p.port))
+    }
+
+    /// Whether a port is one of those with this name (and protocol, if one is asked for).
+    pub fn has_named_port(
+        &self,
+        transport: Option<Transport>,
+        name: &str,
+        protocol: Protocol,
+        port: u16,
+    ) -> bool {
+        self.named_ports(transport, name).any(|(t, number)| PortSpan::port(t, number).matches(protocol, port))
     }
 }
 

@@ -87,9 +87,7 @@ impl<'m> SetReference<'m> {
                     }
                     PolicyPort::Named { transport, name } => {
                         direction == Direction::Ingress
-                            && pod
-                                .named_port(*transport, name)
-                                .is_some_and(|(t, n)| PortSpan::port(t, n).matches(protocol, port))
+                            && pod.has_named_port(*transport, name, protocol, port)
                     }
                 });
                 if plain {
@@ -118,9 +116,9 @@ impl<'m> SetReference<'m> {
                 let pod = self.grouping.groups[group].pod;
                 let fits = rule.ports.iter().flatten().any(|p| match p {
                     PolicyPort::Range { .. } => false,
-                    PolicyPort::Named { transport, name } => pod
-                        .named_port(*transport, name)
-                        .is_some_and(|(t, n)| PortSpan::port(t, n).matches(protocol, port)),
+                    PolicyPort::Named { transport, name } => {
+                        pod.has_named_port(*transport, name, protocol, port)
+                    }
                 });
                 if !fits {
                     permitted.groups.remove(group);
@@ -285,8 +283,8 @@ impl Reference for SetReference<'_> {
             match port {
                 PolicyPort::Range { transport, lo, hi } => bounds.add_ports(*transport, *lo, *hi),
                 PolicyPort::Named { transport, name } if direction == Direction::Ingress => {
-                    let port = pod.named_port(*transport, name);
-                    port.into_iter().for_each(|(transport, port)| bounds.add_ports(transport, port, port));
+                    let ports = pod.named_ports(*transport, name);
+                    ports.for_each(|(transport, port)| bounds.add_ports(transport, port, port));
                 }
                 // The peers' ports of that name.
                 PolicyPort::Named { .. } => return whole,

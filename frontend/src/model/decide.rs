@@ -235,10 +235,9 @@ fn ports_match(ports: Option<&[PolicyPort]>, q: &Question<'_>) -> bool {
             PolicyPort::Range { transport, lo, hi } => {
                 PortSpan::Ports { transport: *transport, lo: *lo, hi: *hi }.matches(q.protocol, q.port)
             }
-            PolicyPort::Named { transport, name } => q
-                .destination
-                .and_then(|pod| pod.named_port(*transport, name))
-                .is_some_and(|(t, number)| PortSpan::port(t, number).matches(q.protocol, q.port)),
+            PolicyPort::Named { transport, name } => {
+                q.destination.is_some_and(|pod| pod.has_named_port(*transport, name, q.protocol, q.port))
+            }
         })
     })
 }

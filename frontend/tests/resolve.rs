@@ -1,0 +1,85 @@
+//! Who counts and who has which address: objects in, the model out.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+use netpolc_frontend::lower::lower;
+use netpolc_frontend::model::{Model, resolve};
+use netpolc_frontend::read::read;
+use netpolc_frontend::source::Sources;
+use netpolc_ir::ports::Protocol;
+use netpolc_ir::unit::{Flow, Verdict};
+
+/// The model of documents, and code and message of what was said about them.
+fn model(documents: &[String]) -> (Model, Vec<String>) {
+    let mut sources = Sources::default();
+    sources.add("a.yaml", documents.join("---\n").into_bytes());
+    let read = read(&sources);
+    let (model, more) = resolve(read.objects);
+    let said = read.diagnostics.iter().chain(&more).map(|d| format!("{} {}", d.code, d.message)).collect();
+    (model, said)
+}
+
+fn object(version: &str, kind: &str, metadata: &str, rest: &str) -> String {
+    format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{{metadata}}}\n{rest}\n")
+}
+
+fn pod(name: &str, more: &str, spec: &str, ip: &str) -> String {
+    let rest = format!("spec: {{{spec}}}\nstatus: {{phase: Running, podIP: {ip}}}");
+    object("v1", "Pod", &format!("name: {name}, namespace: shop{more}"), &rest)
+}
+
+fn flow(src: &str, dst: &str, protocol: Protocol, port: u16) -> Flow {
+    Flow { src: src.parse().unwrap(), dst: dst.parse().unwrap(), protocol, port }
+}
+
+/// The verdict of the model, with which the IR must agree.
+fn verdict(model: &Model, flow: &Flow) -> Verdict {
+    let unit = lower(model);
+    let verdict = model.decide(flow).verdict;
+    assert_eq!(unit.decide(&unit.bindings(), flow), verdict, "{flow}");
+    verdict
+}
+
+#[test]
+fn a_named_port_is_every_port_of_that_name() {
+    let ports = "containers: [{ports: [{name: dns, containerPort: 53, protocol: UDP}, {name: web, containerPort: 80}]}, \
+                 {ports: [{name: dns, containerPort: 53}, {name: web, containerPort: 81}]}]";
+    let pods = [pod("server", ", labels: {a: server}", ports, "10.0.0.1"), pod("client", "", "", "10.0.0.2")];
+    let network = |name: &str| {
+        let spec = format!("spec: {{podSelector: {{}}, ingress: [{{ports: [{{port: {name}}}]}}]}}");
+        object("networking.k8s.io/v1", "NetworkPolicy", "name: p, namespace: shop", &spec)
+    };
+    let cluster = |direction: &str, name: &str| {
+        let peer = if direction == "ingress" { "from" } else { "to" };
+        let rule = format!(
+            "{{action: Deny, {peer}: [{{namespaces: {{}}}}], protocols: [{{destinationNamedPort: {name}}}]}}"
+        );
+        object(
+            "policy.networking.k8s.io/v1alpha2",
+            "ClusterNetworkPolicy",
+            "name: p",
+            &format!(
+                "spec: {{tier: Admin, priority: 1, subject: {{namespaces: {{}}}}, {direction}: [{rule}]}}"
+            ),
+        )
+    };
+    let check = |policy: String, protocol: Protocol, port: u16, expect: Verdict| {
+        let (model, said) = model(&[pods[0].clone(), pods[1].clone(), policy.clone()]);
+        assert_eq!(said, [""; 0]);
+        let flow = flow("10.0.0.2", "10.0.0.1", protocol, port);
+        assert_eq!(verdict(&model, &flow), expect, "{flow} with {policy}");
+    };
+    for port in [80, 81] {
+        check(network("web"), Protocol::TCP, port, Verdict::Allow);
+        check(network("web"), Protocol::UDP, port, Verdict::Deny);
+    }
+    check(network("web"), Protocol::TCP, 82, Verdict::Deny);
+    check(network("dns"), Protocol::TCP, 53, Verdict::Allow);
+    check(network("dns"), Protocol::UDP, 53, Verdict::Deny);
+    for direction in ["ingress", "egress"] {
+        for protocol in [Protocol::TCP, Protocol::UDP] {
+            check(cluster(direction, "dns"), protocol, 53, Verdict::Deny);
+            check(cluster(direction, "dns"), protocol, 54, Verdict::Allow);
+        }
+        check(cluster(direction, "web"), Protocol::TCP, 81, Verdict::Deny);
+    }
+}
