@@ -141,6 +141,11 @@ impl Model {
         Origin(self.policy_origins[policy] + 1 + rule as u32)
     }
 
+    /// The origin of a tiered policy (by index).
+    pub fn cluster_policy_origin(&self, policy: usize) -> Origin {
+        Origin(self.cluster_origins[policy])
+    }
+
     /// The origin of a rule of a tiered policy, counted in the same way.
     pub fn cluster_rule_origin(&self, policy: usize, rule: usize) -> Origin {
         Origin(self.cluster_origins[policy] + 1 + rule as u32)

@@ -17,7 +17,10 @@ pub(crate) fn run(args: &ExplainArgs) -> Result<Answer, Failure> {
     let names = Names::of(&input.model);
     let resolved = names.flow(&args.from, &args.to, &protocol, port, None).map_err(Failure::Unusable)?;
     let Resolved::Flow(flow) = resolved else {
-        output::result("deny: the ends have no address family in common\n");
+        output::result(&match args.format {
+            HumanOrJson::Human => "deny: the ends have no address family in common\n".to_owned(),
+            HumanOrJson::Json => format!("{:#}\n", no_common_family(args, &protocol, port)),
+        });
         return Ok(Answer::Yes);
     };
     let decision = input.model.decide(&flow);
@@ -68,12 +71,20 @@ fn side(out: &mut String, input: &Input, direction: &str, pod: &str, side: Optio
             let _ = writeln!(out, "    {what} {}", place(input, *origin));
         }
     };
+    lines("passed on by", side.passed_by.as_slice());
+    if side.tier.is_none() && side.passed_by.is_none() {
+        lines("selected by", &side.selected_by);
+    }
     lines("isolated by", &side.isolated_by);
     lines(if side.allowed { "allowed by" } else { "denied by" }, &side.rules);
 }
 
 fn why(side: &Side) -> &'static str {
     match (side.tier, side.allowed) {
+        (None, _) if side.passed_by.is_some() => {
+            "a rule of the Admin tier passes it on and nothing below decides"
+        }
+        (None, _) if !side.selected_by.is_empty() => "no rule of the policies that select it matches",
         (None, _) => "no policy selects it in this direction",
         (Some(Tier::Admin), _) => "a rule of the Admin tier decides",
         (Some(Tier::Baseline), _) => "a rule of the Baseline tier decides",
@@ -88,6 +99,20 @@ fn place(input: &Input, origin: Origin) -> String {
         Some(data) if data.path.is_empty() => format!("{} at {}", data.policy, input.sources.place(data.at)),
         Some(data) => format!("{} {} at {}", data.policy, data.path, input.sources.place(data.at)),
     }
+}
+
+/// The answer where no packet can pass: there are no two addresses to speak of.
+fn no_common_family(args: &ExplainArgs, protocol: &str, port: Option<u16>) -> Value {
+    json!({
+        "from": args.from,
+        "to": args.to,
+        "source": null,
+        "destination": null,
+        "protocol": protocol,
+        "port": port,
+        "verdict": "deny",
+        "because": "no common family",
+    })
 }
 
 fn to_json(input: &Input, args: &ExplainArgs, flow: &Flow, decision: &Decision) -> Value {
@@ -108,6 +133,8 @@ fn to_json(input: &Input, args: &ExplainArgs, flow: &Flow, decision: &Decision) 
                 "allowed": s.allowed,
                 "tier": s.tier.map(|t| t.to_string()),
                 "isolatedBy": origins(&s.isolated_by),
+                "selectedBy": origins(&s.selected_by),
+                "passedBy": origins(s.passed_by.as_slice()),
                 "rules": origins(&s.rules),
             })
         })

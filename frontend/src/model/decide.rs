@@ -42,6 +42,10 @@ pub struct Side {
     pub tier: Option<Tier>,
     /// The policies that isolate the pod in this direction.
     pub isolated_by: Vec<Origin>,
+    /// The policies of the other tiers that select the pod and have rules for this direction.
+    pub selected_by: Vec<Origin>,
+    /// The rule of the Admin tier that left the decision to the tiers below, if one did.
+    pub passed_by: Option<Origin>,
     /// The rules that decided: all NetworkPolicy rules that allow it, or the one rule of another tier.
     pub rules: Vec<Origin>,
 }
@@ -112,22 +116,38 @@ impl Model {
 
     /// Admin, then NetworkPolicy if the pod is isolated in this direction, else Baseline.
     fn side(&self, q: &Question<'_>) -> Side {
-        let isolated_by = self.isolated_by(q);
-        let decided = |allowed, tier, rules| Side { allowed, tier, isolated_by: isolated_by.clone(), rules };
+        let (isolated_by, selected_by) = (self.isolated_by(q), self.selected_by(q));
+        let isolated = !isolated_by.is_empty();
+        let mut side =
+            Side { allowed: true, tier: None, isolated_by, selected_by, passed_by: None, rules: Vec::new() };
+        let decided = |side: Side, allowed, tier, rules| Side { allowed, tier: Some(tier), rules, ..side };
         match self.first_match(Tier::Admin, q) {
-            Some((Action::Accept, rule)) => return decided(true, Some(Tier::Admin), vec![rule]),
-            Some((Action::Deny, rule)) => return decided(false, Some(Tier::Admin), vec![rule]),
-            Some((Action::Pass, _)) | None => {}
+            Some((Action::Accept, rule)) => return decided(side, true, Tier::Admin, vec![rule]),
+            Some((Action::Deny, rule)) => return decided(side, false, Tier::Admin, vec![rule]),
+            Some((Action::Pass, rule)) => side.passed_by = Some(rule),
+            None => {}
         }
-        if !isolated_by.is_empty() {
+        if isolated {
             let rules = self.network_policy_rules(q);
-            return decided(!rules.is_empty(), Some(Tier::NetworkPolicy), rules);
+            return decided(side, !rules.is_empty(), Tier::NetworkPolicy, rules);
         }
         match self.first_match(Tier::Baseline, q) {
-            Some((Action::Deny, rule)) => decided(false, Some(Tier::Baseline), vec![rule]),
-            Some((_, rule)) => decided(true, Some(Tier::Baseline), vec![rule]),
-            None => decided(true, None, Vec::new()),
+            Some((Action::Deny, rule)) => decided(side, false, Tier::Baseline, vec![rule]),
+            Some((_, rule)) => decided(side, true, Tier::Baseline, vec![rule]),
+            None => side,
         }
+    }
+
+    /// The policies of the Admin and Baseline tiers that select the subject and have rules for the direction.
+    fn selected_by(&self, q: &Question<'_>) -> Vec<Origin> {
+        let policies = self.cluster_policies.iter().enumerate().filter(|(_, policy)| {
+            let rules = match q.direction {
+                Direction::Ingress => &policy.ingress,
+                Direction::Egress => &policy.egress,
+            };
+            !rules.is_empty() && self.selects(policy, q.subject)
+        });
+        policies.map(|(i, _)| self.cluster_policy_origin(i)).collect()
     }
 
     /// The NetworkPolicies that select the subject and list the direction.
