@@ -108,3 +108,8 @@ fn explain_prints_json_where_no_packet_can_pass() {
     );
     assert!(explain(&path, "shop/web", &[]).starts_with("deny: the ends have no address family"));
 }
+
+#[test]
+fn what_the_compiler_lets_pass_fits_into_a_bundle() {
+    assert_eq!(netpolc_frontend::objects::MAX_ADDRESSES, netpolc_bundle::limits::ADDRESSES);
+}

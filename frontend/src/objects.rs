@@ -17,6 +17,9 @@ pub type Labels = BTreeMap<String, String>;
 /// The label that the API server puts on every namespace, with the namespace's name as value.
 pub const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
+/// Most addresses of a pod or a node: as many as a bundle may say of one.
+pub const MAX_ADDRESSES: usize = 256;
+
 /// One requirement of a selector on one label.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Requirement {

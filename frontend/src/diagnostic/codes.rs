@@ -31,6 +31,7 @@ pub(crate) const INERT_RULES: &str = "W0103";
 pub(crate) const NAME_LABEL: &str = "W0104";
 pub(crate) const EMPTY_EGRESS: &str = "W0105";
 pub(crate) const EQUAL_PRIORITIES: &str = "W0204";
+pub(crate) const SHARED_ADDRESS: &str = "W0207";
 pub(crate) const PASSED_OVER: &str = "N0201";
 pub(crate) const PLANNED_ADDRESSES: &str = "N0205";
 
@@ -168,11 +169,11 @@ pub const CODES: &[CodeInfo] = &[
     },
     CodeInfo {
         code: ADDRESS_TAKEN,
-        title: "an address belongs to two pods, or to a pod and a node",
-        explanation: "The input gives one address to two running pods, or to a pod and a node. Rules are made \
-                      of addresses, so one of the two would get the other's rights. The state was probably \
-                      collected at two moments: take a fresh snapshot of the cluster. Finished pods do not \
-                      count, since their addresses can be given away.",
+        title: "an address belongs to two pods, to a pod and a node, or to two nodes",
+        explanation: "The input gives one address to two running pods, to a pod and a node, or to two nodes as \
+                      their InternalIP. Rules are made of addresses, so one of the two would get the other's \
+                      rights. The state was probably collected at two moments: take a fresh snapshot of the \
+                      cluster. Finished pods do not count, since their addresses can be given away.",
     },
     CodeInfo {
         code: NO_PLANNED_ADDRESS,
@@ -217,6 +218,14 @@ pub const CODES: &[CodeInfo] = &[
         explanation: "Kubernetes leaves open which of two policies of equal priority is asked first. Here they \
                       are asked in the order of their names; another implementation may ask them the other \
                       way round. Give them different priorities.",
+    },
+    CodeInfo {
+        code: SHARED_ADDRESS,
+        title: "several nodes have one address",
+        explanation: "Nodes behind one gateway can share an ExternalIP. No packet inside of the cluster comes \
+                      from it, so it is not taken for an address of these nodes: a `nodes` peer does not match \
+                      it, and it says nothing about a pod's own node. A node whose InternalIP it is keeps it. \
+                      Where rules should match the address, name it under `networks` or in an ipBlock.",
     },
     CodeInfo {
         code: PASSED_OVER,

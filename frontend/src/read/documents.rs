@@ -2,6 +2,7 @@
 
 use super::relax::relax;
 use super::report::{Report, of_document};
+use super::shared::External;
 use super::split::{Unit, lines_of_yaml_1_1};
 use super::tree::{Node, Path, Problem, Value, quote};
 use super::written::Written;
@@ -18,6 +19,8 @@ pub(super) struct Found {
     pub(super) diagnostics: Vec<Diagnostic>,
     pub(super) skipped: BTreeMap<String, usize>,
     pub(super) written: Written,
+    /// By name of a node, its addresses that are no InternalIP.
+    pub(super) external: External,
 }
 
 /// What we read.
@@ -242,7 +245,7 @@ impl Documents<'_> {
 
     fn read(&mut self, reader: Reader, node: &Node<'_>, (api_version, kind): (&str, &str)) {
         let report = Report::new(self.source, node, called(node, kind, reader));
-        let Found { objects, written, .. } = self.found;
+        let Found { objects, written, external, .. } = self.found;
         match reader {
             Reader::NetworkPolicy => {
                 objects.policies.extend(network_policy::read(&report).inspect(|policy| {
@@ -255,7 +258,10 @@ impl Documents<'_> {
                 }))
             }
             Reader::Namespace => objects.namespaces.extend(pods::namespace(&report)),
-            Reader::Node => objects.nodes.extend(pods::node(&report)),
+            Reader::Node => objects.nodes.extend(pods::node(&report).map(|(node, addrs)| {
+                external.entry(node.name.clone()).or_default().extend(addrs);
+                node
+            })),
             Reader::Pod => objects.pods.extend(pods::pod(&report)),
             Reader::Workload(kind) => objects.workloads.extend(workloads::read(kind, &report)),
         }
@@ -301,6 +307,9 @@ impl Found {
             *self.skipped.entry(kind).or_default() += count;
         }
         self.written.absorb(later.written);
+        for (node, addrs) in later.external {
+            self.external.entry(node).or_default().extend(addrs);
+        }
     }
 }
 

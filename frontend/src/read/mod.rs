@@ -13,6 +13,7 @@ mod pods;
 mod relax;
 mod report;
 mod scalar;
+mod shared;
 mod split;
 mod tree;
 mod unique;
@@ -64,8 +65,9 @@ pub fn read(sources: &Sources) -> Read {
     for part in read_batches(&batches(&units), &units, sources) {
         found.absorb(part);
     }
-    let Found { mut objects, mut diagnostics, skipped, written } = found;
+    let Found { mut objects, mut diagnostics, skipped, written, external } = found;
     unique::check(&mut objects, sources, &mut diagnostics);
+    shared::check(&mut objects.nodes, &external, sources, &mut diagnostics);
     Read { objects, diagnostics, skipped, written }
 }
 

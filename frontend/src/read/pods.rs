@@ -5,8 +5,10 @@ use super::decode::{Unknown, decode};
 use super::report::Report;
 use super::tree::Path;
 use super::validate::{cidr, invalid, meta, names, ports, unsupported};
-use crate::diagnostic::{INVALID, NAME_LABEL};
-use crate::objects::{ContainerPort, Labels, NAMESPACE_NAME_LABEL, Namespace, Node, Phase, Pod};
+use crate::diagnostic::{INVALID, NAME_LABEL, TOO_MANY};
+use crate::objects::{
+    ContainerPort, Labels, MAX_ADDRESSES, NAMESPACE_NAME_LABEL, Namespace, Node, Phase, Pod,
+};
 use netpolc_ir::ports::Transport;
 use serde::Deserialize;
 use std::net::IpAddr;
@@ -122,6 +124,12 @@ impl Meta {
         meta::name(Some(&self.name), Some(&self.generate_name))
     }
 
+    /// Kind and name of the object's controllers.
+    pub(super) fn controllers(&self) -> Vec<(String, String)> {
+        let owners = self.owner_references.iter().filter(|o| o.controller != Some(false));
+        owners.map(|o| (o.kind.clone(), o.name.clone())).collect()
+    }
+
     /// The object's namespace, if its kind has one.
     pub(super) fn own_namespace(&self) -> String {
         meta::namespace(Some(&self.namespace)).to_string()
@@ -140,7 +148,7 @@ pub(super) fn pod(report: &Report<'_, '_>) -> Option<Pod> {
     let node = node_name(written.spec.node_name.as_deref(), report, &spec);
     let ports = container_ports(&written.spec, report, &spec);
     let (phase, ips) = status(written.status.unwrap_or_default(), report);
-    let owners = written.metadata.owner_references.into_iter();
+    let owners = written.metadata.controllers();
     (report.errors() == 0).then(|| Pod {
         namespace,
         name,
@@ -150,7 +158,7 @@ pub(super) fn pod(report: &Report<'_, '_>) -> Option<Pod> {
         phase,
         ips,
         ports,
-        owners: owners.filter(|o| o.controller != Some(false)).map(|o| (o.kind, o.name)).collect(),
+        owners,
         at: report.at(&Path::ROOT),
     })
 }
@@ -225,7 +233,8 @@ fn status(written: PodStatus, report: &Report<'_, '_>) -> (Phase, Vec<IpAddr>) {
     let path = Path::ROOT.key("status");
     let list = path.key("podIPs");
     let mut ips: Vec<IpAddr> = Vec::new();
-    for (i, entry) in written.pod_ips.iter().enumerate() {
+    not_too_many(written.pod_ips.len(), report, &list);
+    for (i, entry) in written.pod_ips.iter().enumerate().take(MAX_ADDRESSES) {
         let item = list.index(i);
         if let Some(ip) = cidr::ip(&entry.ip, report, &item.key("ip"))
             && !ips.contains(&ip)
@@ -257,6 +266,13 @@ fn status(written: PodStatus, report: &Report<'_, '_>) -> (Phase, Vec<IpAddr>) {
     (phase, ips)
 }
 
+/// Reports more addresses than an object may have. More would also make it slow to look for one that is given twice.
+fn not_too_many(len: usize, report: &Report<'_, '_>, list: &Path<'_>) {
+    if len > MAX_ADDRESSES {
+        report.error(TOO_MANY, list, format!("Too many: {len}: must have at most {MAX_ADDRESSES} items"));
+    }
+}
+
 /// Reads a Namespace; `None` if it has errors.
 pub(super) fn namespace(report: &Report<'_, '_>) -> Option<Namespace> {
     let written: WrittenNamespace = decode(report, Unknown::Ignore)?;
@@ -276,21 +292,15 @@ pub(super) fn namespace(report: &Report<'_, '_>) -> Option<Namespace> {
     (report.errors() == 0).then(|| Namespace { name, labels, at: report.at(&Path::ROOT) })
 }
 
-/// Reads a Node; `None` if it has errors.
-pub(super) fn node(report: &Report<'_, '_>) -> Option<Node> {
+/// Reads a Node, with those of its addresses that are of type ExternalIP only; `None` if it has errors.
+pub(super) fn node(report: &Report<'_, '_>) -> Option<(Node, Vec<IpAddr>)> {
     let written: WrittenNode = decode(report, Unknown::Ignore)?;
     if report.wrong_types() {
         return None;
     }
     let name = written.metadata.own_name();
     meta::check(&name, None, &written.metadata.labels, names::subdomain, report);
-    let status = Path::ROOT.key("status");
-    let list = status.key("addresses");
-    let addresses = written.status.addresses.iter().enumerate();
-    let addrs = addresses
-        .filter(|(_, a)| matches!(a.kind.as_str(), "InternalIP" | "ExternalIP"))
-        .filter_map(|(i, a)| cidr::ip(&a.address, report, &list.index(i).key("address")))
-        .collect();
+    let (addrs, external) = node_addresses(&written.status.addresses, report);
     let spec = Path::ROOT.key("spec");
     let list = spec.key("podCIDRs");
     let mut pod_cidrs: Vec<_> = (written.spec.pod_cidrs.iter().enumerate())
@@ -300,5 +310,23 @@ pub(super) fn node(report: &Report<'_, '_>) -> Option<Node> {
         pod_cidrs.extend(cidr::cidr(&written.spec.pod_cidr, report, &spec.key("podCIDR")));
     }
     let labels = written.metadata.labels;
-    (report.errors() == 0).then(|| Node { name, labels, addrs, pod_cidrs, at: report.at(&Path::ROOT) })
+    let node = Node { name, labels, addrs, pod_cidrs, at: report.at(&Path::ROOT) };
+    (report.errors() == 0).then_some((node, external))
+}
+
+/// The addresses of a node in the order of its status, and those among them that are no InternalIP.
+fn node_addresses(written: &[NodeAddress], report: &Report<'_, '_>) -> (Vec<IpAddr>, Vec<IpAddr>) {
+    let status = Path::ROOT.key("status");
+    let list = status.key("addresses");
+    let counts = |a: &&NodeAddress| matches!(a.kind.as_str(), "InternalIP" | "ExternalIP");
+    not_too_many(written.iter().filter(counts).count(), report, &list);
+    let (mut all, mut internal) = (Vec::new(), Vec::new());
+    for (i, written) in written.iter().enumerate().filter(|(_, a)| counts(a)).take(MAX_ADDRESSES) {
+        if let Some(addr) = cidr::ip(&written.address, report, &list.index(i).key("address")) {
+            all.push(addr);
+            internal.extend((written.kind == "InternalIP").then_some(addr));
+        }
+    }
+    let external = all.iter().copied().filter(|addr| !internal.contains(addr)).collect();
+    (all, external)
 }

@@ -189,6 +189,20 @@ fn pods_nodes_namespaces() {
         "apiVersion: v1\nkind: Node\nmetadata: {name: n1}\nspec: {podCIDRs: [10.0.0.0/24]}\nstatus: {addresses: [{type: InternalIP, address: 1.2.3.4}, {type: Hostname, address: n1}]}",
         "node n1 [1.2.3.4] [\"10.0.0.0/24\"]",
     );
+    let many = |field: &str, of: fn(usize) -> String| {
+        let list: Vec<String> = (0..257).map(of).collect();
+        format!("status: {{{field}: [{}]}}", list.join(", "))
+    };
+    pod(
+        &many("podIPs", |i| format!("{{ip: 10.0.{}.{}}}", i / 256, i % 256)),
+        "4:18 E0024 status.podIPs: Too many: 257: must have at most 256 items",
+    );
+    let addresses =
+        many("addresses", |i| format!("{{type: InternalIP, address: 10.0.{}.{}}}", i / 256, i % 256));
+    check(
+        &format!("apiVersion: v1\nkind: Node\nmetadata: {{name: n1}}\n{addresses}"),
+        "4:21 E0024 status.addresses: Too many: 257: must have at most 256 items",
+    );
     let (read, _) = read_named(
         "a.yaml",
         "apiVersion: v1\nkind: Pod\nmetadata: {name: a, ownerReferences: [{kind: ReplicaSet, name: r, controller: true}, {kind: X, name: z, controller: false}]}",
@@ -242,6 +256,36 @@ fn node_names_are_checked() {
     }
     let fine = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {nodeName: ip-10-0-0-1.example.com}\n";
     check(fine, "pod default/a Some(\"ip-10-0-0-1.example.com\") Planned [] host=false []");
+}
+
+/// An address says whose it is only if it is one node's.
+#[test]
+fn addresses_that_nodes_share() {
+    let node = |name: &str, addresses: &[(&str, &str)]| {
+        let list: Vec<String> =
+            addresses.iter().map(|(kind, a)| format!("{{type: {kind}, address: {a}}}")).collect();
+        format!(
+            "apiVersion: v1\nkind: Node\nmetadata: {{name: {name}}}\nstatus: {{addresses: [{}]}}\n---\n",
+            list.join(", ")
+        )
+    };
+    check(
+        &(node("n1", &[("InternalIP", "10.0.0.1")]) + &node("n2", &[("InternalIP", "10.0.0.1")])),
+        "node n1 [10.0.0.1] []\nnode n2 [10.0.0.1] []\n6:1 E0202 status.addresses: the address 10.0.0.1 of node n2 is also that of node n1, at a.yaml:1:1",
+    );
+    let behind = |name: &str, own: &str| node(name, &[("InternalIP", own), ("ExternalIP", "203.0.113.1")]);
+    check(
+        &(behind("n1", "10.0.0.1") + &behind("n2", "10.0.0.2")),
+        "node n1 [10.0.0.1] []\nnode n2 [10.0.0.2] []\n6:1 W0207 status.addresses: the address 203.0.113.1 is that of several nodes (n1, n2): it is taken for that of none of them",
+    );
+    check(
+        &(behind("n1", "10.0.0.1") + &node("n2", &[("InternalIP", "203.0.113.1")])),
+        "node n1 [10.0.0.1] []\nnode n2 [203.0.113.1] []\n1:1 W0207 status.addresses: the address 203.0.113.1 is that of several nodes (n1, n2): it is taken for that of n2 only",
+    );
+    check(
+        &(node("n1", &[("ExternalIP", "10.0.0.1"), ("InternalIP", "10.0.0.1")]) + &behind("n2", "10.0.0.2")),
+        "node n1 [10.0.0.1, 10.0.0.1] []\nnode n2 [10.0.0.2, 203.0.113.1] []",
+    );
 }
 
 #[test]
