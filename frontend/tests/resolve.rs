@@ -27,6 +27,12 @@ fn pod(name: &str, more: &str, spec: &str, ip: &str) -> String {
     object("v1", "Pod", &format!("name: {name}, namespace: shop{more}"), &rest)
 }
 
+fn node(name: &str, addresses: &[(&str, &str)]) -> String {
+    let list: Vec<String> =
+        addresses.iter().map(|(kind, a)| format!("{{type: {kind}, address: {a}}}")).collect();
+    object("v1", "Node", &format!("name: {name}"), &format!("status: {{addresses: [{}]}}", list.join(", ")))
+}
+
 fn flow(src: &str, dst: &str, protocol: Protocol, port: u16) -> Flow {
     Flow { src: src.parse().unwrap(), dst: dst.parse().unwrap(), protocol, port }
 }
@@ -37,6 +43,25 @@ fn verdict(model: &Model, flow: &Flow) -> Verdict {
     let verdict = model.decide(flow).verdict;
     assert_eq!(unit.decide(&unit.bindings(), flow), verdict, "{flow}");
     verdict
+}
+
+#[test]
+fn made_up_addresses_are_no_nodes() {
+    let planned = [object("v1", "Pod", "name: web, namespace: shop", "")];
+    let (first, _) = model(&planned);
+    let taken = first.pods[0].addrs[0];
+    let (second, said) = model(&[planned[0].clone(), node("n1", &[("InternalIP", &taken.to_string())])]);
+    assert_ne!(second.pods[0].addrs[0], taken);
+    assert!(!said.iter().any(|s| s.starts_with('E')), "{said:?}");
+}
+
+#[test]
+fn more_pods_than_made_up_addresses_is_said_once() {
+    let pods: Vec<String> =
+        (0..66_000).map(|i| object("v1", "Pod", &format!("name: p{i}, namespace: shop"), "")).collect();
+    let (_, said) = model(&pods);
+    // To say it for each pod means to search the whole block for each.
+    assert_eq!(said.iter().filter(|s| s.starts_with("E0203")).count(), 1);
 }
 
 #[test]

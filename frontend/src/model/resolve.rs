@@ -26,7 +26,7 @@ pub fn resolve(objects: Objects) -> (Model, Vec<Diagnostic>) {
         model.nodes.insert(name, Node { labels, addrs, pod_cidrs });
     }
     model.pods = pods(objects.pods, objects.workloads, &mut model.nodes);
-    give_planned_addresses(&mut model.pods, &mut diagnostics);
+    give_planned_addresses(&mut model.pods, &model.nodes, &mut diagnostics);
     model.policies = objects.policies;
     model.policies.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     model.cluster_policies = objects.cluster_policies;
@@ -101,8 +101,13 @@ fn is_of(pod: &objects::Pod, workload: &Workload) -> bool {
 
 /// Gives pods without a status an address that depends on their name alone, as long as it is free: a pod that is added
 /// later changes no other pod's address but in the rare case of a collision.
-fn give_planned_addresses(pods: &mut [Pod], diagnostics: &mut Vec<Diagnostic>) {
-    let mut taken: BTreeSet<IpAddr> = pods.iter().flat_map(|p| p.addrs.iter().copied()).collect();
+fn give_planned_addresses(
+    pods: &mut [Pod],
+    nodes: &BTreeMap<String, Node>,
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    let of_nodes = nodes.values().flat_map(|n| &n.addrs);
+    let mut taken: BTreeSet<IpAddr> = pods.iter().flat_map(|p| &p.addrs).chain(of_nodes).copied().collect();
     let mut given = 0usize;
     for pod in pods.iter_mut().filter(|p| p.planned) {
         let start = fnv1a(pod.full_name().as_bytes());
@@ -111,22 +116,22 @@ fn give_planned_addresses(pods: &mut [Pod], diagnostics: &mut Vec<Diagnostic>) {
             let addr = IpAddr::V4(Ipv4Addr::from(PLANNED_BLOCK + offset));
             (!matches!(offset & 0xff, 0 | 0xff) && !taken.contains(&addr)).then_some(addr)
         });
-        match free {
-            Some(addr) => {
-                taken.insert(addr);
-                pod.addrs = vec![addr];
-                given += 1;
-            }
-            None => diagnostics.push(Diagnostic {
+        let Some(addr) = free else {
+            // Each further pod would search the whole block in vain.
+            diagnostics.push(Diagnostic {
                 code: NO_PLANNED_ADDRESS,
                 severity: Severity::Error,
-                message: "more pods without a status than made-up addresses".to_owned(),
+                message: format!("more pods without a status than made-up addresses ({given})"),
                 span: Some(pod.at),
                 path: None,
                 object: Some(format!("Pod {}", pod.full_name())),
                 help: Some("give the pods their status, as `kubectl get pods -o yaml` prints it".to_owned()),
-            }),
-        }
+            });
+            break;
+        };
+        taken.insert(addr);
+        pod.addrs = vec![addr];
+        given += 1;
     }
     if given > 0 {
         diagnostics.push(Diagnostic {
