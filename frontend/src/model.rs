@@ -1,6 +1,7 @@
 //! The model: the cluster and its policies, resolved. What a policy means is in [`decide`].
 
 pub mod decide;
+mod hosts;
 mod resolve;
 
 pub use resolve::resolve;

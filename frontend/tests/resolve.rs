@@ -65,6 +65,34 @@ fn more_pods_than_made_up_addresses_is_said_once() {
 }
 
 #[test]
+fn a_pod_on_the_nodes_network_tells_the_nodes_address() {
+    let host =
+        |name: &str, node: &str, ip: &str| pod(name, "", &format!("hostNetwork: true, nodeName: {node}"), ip);
+    let deny = object(
+        "networking.k8s.io/v1",
+        "NetworkPolicy",
+        "name: deny, namespace: shop",
+        "spec: {podSelector: {}}",
+    );
+    let web = |node: &str| pod("web", "", &format!("nodeName: {node}"), "10.0.0.1");
+    let (known, said) = model(&[host("proxy", "n1", "192.168.0.1"), web("n1"), deny.clone()]);
+    assert_eq!(said, [""; 0]);
+    assert_eq!(known.pod_named("shop/proxy").unwrap().addrs, known.nodes["n1"].addrs);
+    let probe = flow("192.168.0.1", "10.0.0.1", Protocol::TCP, 80);
+    assert_eq!(verdict(&known, &probe), Verdict::Allow);
+    let (other, _) = model(&[host("proxy", "n2", "192.168.0.1"), web("n1"), deny]);
+    assert_eq!(verdict(&other, &probe), Verdict::Deny);
+    let (_, said) = model(&[host("a", "n1", "192.168.0.1"), host("b", "n2", "192.168.0.1")]);
+    assert!(said[0].starts_with("E0202 the address 192.168.0.1 of pod shop/b"), "{said:?}");
+    // The node's object decides where it is given; the pod's own address comes first.
+    let addresses = [("ExternalIP", "203.0.113.1"), ("InternalIP", "192.168.0.1")];
+    let (given, _) = model(&[host("proxy", "n1", "192.168.0.1"), node("n1", &addresses)]);
+    let addrs: Vec<String> =
+        given.pod_named("shop/proxy").unwrap().addrs.iter().map(ToString::to_string).collect();
+    assert_eq!(addrs, ["192.168.0.1", "203.0.113.1"]);
+}
+
+#[test]
 fn a_named_port_is_every_port_of_that_name() {
     let ports = "containers: [{ports: [{name: dns, containerPort: 53, protocol: UDP}, {name: web, containerPort: 80}]}, \
                  {ports: [{name: dns, containerPort: 53}, {name: web, containerPort: 81}]}]";

@@ -1,6 +1,6 @@
 //! Objects -> model: who counts, which namespaces and nodes exist, who has which address.
 
-use super::{DEFAULT_NODE, Model, Node, OriginData, Pod};
+use super::{DEFAULT_NODE, Model, Node, OriginData, Pod, hosts};
 use crate::diagnostic::{
     ADDRESS_TAKEN, Diagnostic, EQUAL_PRIORITIES, NO_PLANNED_ADDRESS, PLANNED_ADDRESSES, Severity,
 };
@@ -25,7 +25,7 @@ pub fn resolve(objects: Objects) -> (Model, Vec<Diagnostic>) {
         let objects::Node { name, labels, addrs, pod_cidrs, at: _ } = node;
         model.nodes.insert(name, Node { labels, addrs, pod_cidrs });
     }
-    model.pods = pods(objects.pods, objects.workloads, &mut model.nodes);
+    model.pods = pods(objects.pods, objects.workloads, &mut model.nodes, &mut diagnostics);
     give_planned_addresses(&mut model.pods, &model.nodes, &mut diagnostics);
     model.policies = objects.policies;
     model.policies.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
@@ -41,7 +41,12 @@ pub fn resolve(objects: Objects) -> (Model, Vec<Diagnostic>) {
 }
 
 /// The pods that count. Workloads stand for pods where no pod of theirs is given.
-fn pods(pods: Vec<objects::Pod>, workloads: Vec<Workload>, nodes: &mut BTreeMap<String, Node>) -> Vec<Pod> {
+fn pods(
+    pods: Vec<objects::Pod>,
+    workloads: Vec<Workload>,
+    nodes: &mut BTreeMap<String, Node>,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Vec<Pod> {
     let standing: Vec<objects::Pod> = {
         let mut by_namespace: HashMap<&str, Vec<&objects::Pod>> = HashMap::new();
         for pod in &pods {
@@ -54,15 +59,13 @@ fn pods(pods: Vec<objects::Pod>, workloads: Vec<Workload>, nodes: &mut BTreeMap<
         };
         workloads.iter().filter(lonely).map(|w| w.template.clone()).collect()
     };
-    let mut out = Vec::with_capacity(pods.len() + standing.len());
-    for pod in pods.into_iter().chain(standing) {
+    let pods: Vec<objects::Pod> = pods.into_iter().chain(standing).collect();
+    hosts::name_nodes(&pods, nodes, diagnostics);
+    let mut out = Vec::with_capacity(pods.len());
+    for pod in pods {
         let node = pod.node.unwrap_or_else(|| DEFAULT_NODE.to_owned());
-        if !nodes.contains_key(&node) {
-            let unknown = Node { labels: BTreeMap::new(), addrs: Vec::new(), pod_cidrs: Vec::new() };
-            nodes.insert(node.clone(), unknown);
-        }
         let planned = pod.phase == Phase::Planned && pod.ips.is_empty() && !pod.host_network;
-        let addrs = if pod.host_network { nodes[&node].addrs.clone() } else { pod.ips };
+        let addrs = if pod.host_network { hosts::addresses(&pod.ips, &nodes[&node]) } else { pod.ips };
         if pod.phase == Phase::Finished || (addrs.is_empty() && !planned) {
             continue;
         }
