@@ -3,6 +3,7 @@
 pub mod decide;
 mod hosts;
 mod resolve;
+mod stand_ins;
 
 pub use resolve::resolve;
 

@@ -154,6 +154,8 @@ pub struct Workload {
     pub kind: String,
     /// Its pod selector, where it has one.
     pub selector: Option<Selector>,
+    /// Kind and name of its controllers.
+    pub owners: Vec<(String, String)>,
     /// The pod of its template, with the workload's namespace and name, phase `Planned` and no addresses.
     pub template: Pod,
 }

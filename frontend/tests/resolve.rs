@@ -22,6 +22,23 @@ fn object(version: &str, kind: &str, metadata: &str, rest: &str) -> String {
     format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{{metadata}}}\n{rest}\n")
 }
 
+fn workload(kind: &str, name: &str, more: &str, labels: &str) -> String {
+    let version = if kind == "Job" { "batch/v1" } else { "apps/v1" };
+    let spec = format!(
+        "spec: {{selector: {{matchLabels: {{{labels}}}}}, template: {{metadata: {{labels: {{{labels}}}}}}}}}"
+    );
+    object(version, kind, &format!("name: {name}, namespace: shop{more}"), &spec)
+}
+
+fn cron_job(name: &str) -> String {
+    let spec = "spec: {jobTemplate: {spec: {template: {metadata: {labels: {a: cron}}}}}}";
+    object("batch/v1", "CronJob", &format!("name: {name}, namespace: shop"), spec)
+}
+
+fn owner(kind: &str, name: &str) -> String {
+    format!(", ownerReferences: [{{kind: {kind}, name: {name}, controller: true}}]")
+}
+
 fn pod(name: &str, more: &str, spec: &str, ip: &str) -> String {
     let rest = format!("spec: {{{spec}}}\nstatus: {{phase: Running, podIP: {ip}}}");
     object("v1", "Pod", &format!("name: {name}, namespace: shop{more}"), &rest)
@@ -31,6 +48,11 @@ fn node(name: &str, addresses: &[(&str, &str)]) -> String {
     let list: Vec<String> =
         addresses.iter().map(|(kind, a)| format!("{{type: {kind}, address: {a}}}")).collect();
     object("v1", "Node", &format!("name: {name}"), &format!("status: {{addresses: [{}]}}", list.join(", ")))
+}
+
+/// The names of the pods that count, without the namespace.
+fn names(documents: &[String]) -> Vec<String> {
+    model(documents).0.pods.into_iter().map(|p| p.name).collect()
 }
 
 fn flow(src: &str, dst: &str, protocol: Protocol, port: u16) -> Flow {
@@ -43,6 +65,50 @@ fn verdict(model: &Model, flow: &Flow) -> Verdict {
     let verdict = model.decide(flow).verdict;
     assert_eq!(unit.decide(&unit.bindings(), flow), verdict, "{flow}");
     verdict
+}
+
+#[test]
+fn workloads_of_one_name_are_pods_of_their_own() {
+    let both = [workload("Deployment", "web", "", "a: b"), cron_job("web")];
+    assert_eq!(names(&both), ["web", "web-cronjob"]);
+    assert_eq!(names(&[both[1].clone(), both[0].clone()]), ["web", "web-cronjob"]);
+    let (_, said) = model(&both);
+    assert!(
+        said.iter().any(|s| s == "N0206 the pod that CronJob web stands for is called shop/web-cronjob"),
+        "{said:?}"
+    );
+    let third = [both[0].clone(), both[1].clone(), workload("Deployment", "web-cronjob", "", "c: d")];
+    assert_eq!(names(&third), ["web", "web-cronjob", "web-cronjob-2"]);
+}
+
+#[test]
+fn a_pod_that_is_none_of_its_does_not_stand_for_a_workload() {
+    let documents = [pod("web", "", "", "10.0.0.1"), workload("Deployment", "web", "", "a: b")];
+    assert_eq!(names(&documents), ["web", "web-deployment"]);
+}
+
+#[test]
+fn a_replica_set_is_its_own_deployments() {
+    let deployment = workload("Deployment", "web", "", "a: b");
+    let of = |kind: &str, name: &str| pod("p", &owner(kind, name), "", "10.0.0.1");
+    assert_eq!(names(&[deployment.clone(), of("ReplicaSet", "web-5d4f9c")]), ["p"]);
+    assert_eq!(names(&[deployment.clone(), of("ReplicaSet", "web-api-5d4f9c")]), ["p", "web"]);
+    assert_eq!(names(&[deployment.clone(), of("ReplicaSet", "web-")]), ["p", "web"]);
+    assert_eq!(names(&[cron_job("night"), of("Job", "night-28374650")]), ["p"]);
+    assert_eq!(names(&[cron_job("night"), of("Job", "night-clean")]), ["night", "p"]);
+    assert_eq!(names(&[cron_job("night"), of("Job", "night-clean-28374650")]), ["night", "p"]);
+    // What its own object says of its maker counts more than its name.
+    let by_hand = workload("Job", "by-hand", &owner("CronJob", "night"), "x: z");
+    assert_eq!(names(&[cron_job("night"), by_hand, of("Job", "by-hand")]), ["p"]);
+}
+
+#[test]
+fn what_another_workload_makes_stands_for_nobody() {
+    let made = workload("ReplicaSet", "web-5d4f9c", &owner("Deployment", "web"), "a: b");
+    assert_eq!(names(std::slice::from_ref(&made)), [""; 0]);
+    assert_eq!(names(&[made, workload("Deployment", "web", "", "a: b")]), ["web"]);
+    assert_eq!(names(&[workload("Job", "night-1", &owner("CronJob", "night"), "a: b")]), [""; 0]);
+    assert_eq!(names(&[workload("ReplicaSet", "alone", "", "a: b")]), ["alone"]);
 }
 
 #[test]

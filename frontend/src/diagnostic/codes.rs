@@ -34,6 +34,7 @@ pub(crate) const EQUAL_PRIORITIES: &str = "W0204";
 pub(crate) const SHARED_ADDRESS: &str = "W0207";
 pub(crate) const PASSED_OVER: &str = "N0201";
 pub(crate) const PLANNED_ADDRESSES: &str = "N0205";
+pub(crate) const STAND_IN_RENAMED: &str = "N0206";
 
 /// Every code with its explanation, sorted within errors, warnings and notes.
 pub const CODES: &[CodeInfo] = &[
@@ -239,6 +240,13 @@ pub const CODES: &[CodeInfo] = &[
         explanation: "Files of a repository describe pods that do not run yet, so they have no addresses. Each \
                       gets one in 10.244.0.0/16 that depends on its name. That is enough to review rules and \
                       to try them; the rules of a real cluster need the addresses of its pods.",
+    },
+    CodeInfo {
+        code: STAND_IN_RENAMED,
+        title: "a workload's pod has another name, since its own is taken",
+        explanation: "A workload whose pods are not given stands for one pod, which has the workload's name. Where a \
+                      pod or another workload of the namespace has that name, the kind is appended, as in \
+                      `web-cronjob`. Flows and `explain` know the pod under this name.",
     },
 ];
 

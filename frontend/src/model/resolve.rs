@@ -1,5 +1,6 @@
 //! Objects -> model: who counts, which namespaces and nodes exist, who has which address.
 
+use super::stand_ins::stand_ins;
 use super::{DEFAULT_NODE, Model, Node, OriginData, Pod, hosts};
 use crate::diagnostic::{
     ADDRESS_TAKEN, Diagnostic, EQUAL_PRIORITIES, NO_PLANNED_ADDRESS, PLANNED_ADDRESSES, Severity,
@@ -7,7 +8,7 @@ use crate::diagnostic::{
 use crate::objects::{self, ClusterPolicy, NAMESPACE_NAME_LABEL, Objects, Phase, Workload};
 use crate::source::Span;
 use netpolc_ir::unit::Tier;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 /// The block from which pods without a status get an address, so that their rules can be generated and tried. It is
@@ -42,24 +43,12 @@ pub fn resolve(objects: Objects) -> (Model, Vec<Diagnostic>) {
 
 /// The pods that count. Workloads stand for pods where no pod of theirs is given.
 fn pods(
-    pods: Vec<objects::Pod>,
+    mut pods: Vec<objects::Pod>,
     workloads: Vec<Workload>,
     nodes: &mut BTreeMap<String, Node>,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Vec<Pod> {
-    let standing: Vec<objects::Pod> = {
-        let mut by_namespace: HashMap<&str, Vec<&objects::Pod>> = HashMap::new();
-        for pod in &pods {
-            by_namespace.entry(&pod.namespace).or_default().push(pod);
-        }
-        let none = Vec::new();
-        let lonely = |w: &&Workload| {
-            let pods = by_namespace.get(w.template.namespace.as_str()).unwrap_or(&none);
-            !pods.iter().any(|pod| is_of(pod, w))
-        };
-        workloads.iter().filter(lonely).map(|w| w.template.clone()).collect()
-    };
-    let pods: Vec<objects::Pod> = pods.into_iter().chain(standing).collect();
+    pods.extend(stand_ins(&pods, workloads, diagnostics));
     hosts::name_nodes(&pods, nodes, diagnostics);
     let mut out = Vec::with_capacity(pods.len());
     for pod in pods {
@@ -82,24 +71,7 @@ fn pods(
         });
     }
     out.sort_by_cached_key(Pod::full_name);
-    out.dedup_by(|a, b| (&a.namespace, &a.name) == (&b.namespace, &b.name));
     out
-}
-
-/// Whether a pod belongs to a workload: it is controlled by it (a Deployment through a ReplicaSet, a CronJob through a
-/// Job, both named after their owner and a suffix), or the workload's selector matches it.
-fn is_of(pod: &objects::Pod, workload: &Workload) -> bool {
-    let name = workload.template.name.as_str();
-    let owned = pod.owners.iter().any(|(kind, owner)| {
-        let through = match workload.kind.as_str() {
-            "Deployment" => kind == "ReplicaSet",
-            "CronJob" => kind == "Job",
-            _ => false,
-        };
-        (kind == &workload.kind && owner == name)
-            || (through && owner.strip_prefix(name).is_some_and(|rest| rest.starts_with('-')))
-    });
-    owned || workload.selector.as_ref().is_some_and(|s| !s.is_everything() && s.matches(&pod.labels))
 }
 
 /// Gives pods without a status an address that depends on their name alone, as long as it is free: a pod that is added

@@ -18,10 +18,20 @@ struct Written {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 struct Spec {
     selector: Option<LabelSelector>,
     template: Template,
+    /// Of a Job: whether the server leaves selector and labels alone.
+    manual_selector: bool,
+    /// Of a StatefulSet.
+    ordinals: Ordinals,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Ordinals {
+    start: i32,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -79,7 +89,32 @@ fn convert(
     let selected = spec.selector.map(|s| selector(&s, report, &path.key("selector")));
     let template = path.key("template");
     check_labels(&spec.template.metadata.labels, report, &template.key("metadata").key("labels"));
-    let labels = spec.template.metadata.labels;
+    let mut labels = spec.template.metadata.labels;
+    labels.extend(match kind {
+        "Job" if !spec.manual_selector => labels_of_job(&name),
+        "StatefulSet" => labels_of_first_replica(&name, spec.ordinals.start),
+        _ => Vec::new(),
+    });
+    let owners = metadata.controllers();
     let pod: Pod = planned(namespace, name, labels, spec.template.spec, report, &template.key("spec"));
-    (report.errors() == 0).then(|| Workload { kind: kind.to_string(), selector: selected, template: pod })
+    (report.errors() == 0).then(|| Workload {
+        kind: kind.to_string(),
+        selector: selected,
+        owners,
+        template: pod,
+    })
+}
+
+/// The labels that the server gives to all pods of a Job and that are known beforehand (`batch.JobNameLabel` and its
+/// older form).
+fn labels_of_job(name: &str) -> Vec<(String, String)> {
+    ["batch.kubernetes.io/job-name", "job-name"].map(|key| (key.to_owned(), name.to_owned())).into()
+}
+
+/// The labels that the server gives to the first pod of a StatefulSet (`apps.StatefulSetPodNameLabel`, `PodIndexLabel`).
+fn labels_of_first_replica(name: &str, ordinal: i32) -> Vec<(String, String)> {
+    vec![
+        ("statefulset.kubernetes.io/pod-name".to_owned(), format!("{name}-{ordinal}")),
+        ("apps.kubernetes.io/pod-index".to_owned(), ordinal.to_string()),
+    ]
 }

@@ -213,23 +213,35 @@ fn pods_nodes_namespaces() {
 
 #[test]
 fn workloads() {
-    for (version, kind) in [
-        ("apps/v1", "Deployment"),
-        ("apps/v1", "StatefulSet"),
-        ("apps/v1", "DaemonSet"),
-        ("apps/v1", "ReplicaSet"),
-        ("batch/v1", "Job"),
+    for (version, kind, more) in [
+        ("apps/v1", "Deployment", ""),
+        (
+            "apps/v1",
+            "StatefulSet",
+            ", \"apps.kubernetes.io/pod-index\": \"0\", \"statefulset.kubernetes.io/pod-name\": \"a-0\"",
+        ),
+        ("apps/v1", "DaemonSet", ""),
+        ("apps/v1", "ReplicaSet", ""),
+        ("batch/v1", "Job", ", \"batch.kubernetes.io/job-name\": \"a\", \"job-name\": \"a\""),
     ] {
         check(
             &format!(
                 "apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a}}\nspec: {{replicas: 2, selector: {{matchLabels: {{a: b}}}}, template: {{metadata: {{labels: {{a: b}}}}, spec: {{containers: [{{ports: [{{containerPort: 1}}]}}]}}}}}}"
             ),
-            &format!("{kind} default/a {{\"a\": \"b\"}} 1 ports"),
+            &format!("{kind} default/a {{\"a\": \"b\"{more}}} 1 ports"),
         );
     }
     check(
         "apiVersion: batch/v1\nkind: CronJob\nmetadata: {name: a, namespace: x}\nspec: {jobTemplate: {spec: {template: {metadata: {labels: {a: b}}}}}}",
         "CronJob x/a {\"a\": \"b\"} 0 ports",
+    );
+    check(
+        "apiVersion: batch/v1\nkind: Job\nmetadata: {name: a}\nspec: {manualSelector: true, template: {}}",
+        "Job default/a {} 0 ports",
+    );
+    check(
+        "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: a}\nspec: {ordinals: {start: 3}, template: {}}",
+        "StatefulSet default/a {\"apps.kubernetes.io/pod-index\": \"3\", \"statefulset.kubernetes.io/pod-name\": \"a-3\"} 0 ports",
     );
     check(
         "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\nspec: {template: {metadata: {labels: {a: 1}}}}",
