@@ -109,6 +109,25 @@ fn explain_prints_json_where_no_packet_can_pass() {
     assert!(explain(&path, "shop/web", &[]).starts_with("deny: the ends have no address family"));
 }
 
+/// More than 200 problems on one line of some megabytes: the line is not read again for each.
+#[test]
+fn problems_on_one_long_line() {
+    let bad = "{\"apiVersion\":\"v1\",\"kind\":\"Namespace\",\"metadata\":{\"name\":\"A_B\"}}";
+    let big = format!(
+        "{{\"apiVersion\":\"v1\",\"kind\":\"ConfigMap\",\"data\":{{\"a\":\"{}\"}}}}",
+        "é".repeat(3 << 20)
+    );
+    let list =
+        format!("{{\"apiVersion\":\"v1\",\"kind\":\"List\",\"items\":[{big},{}]}}", [bad; 250].join(","));
+    let started = std::time::Instant::now();
+    let output = netpolc(&["check", "-"], &list, Stdio::piped());
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("<stdin>:1:3145") && text.contains("\"name\":\"A_B\""), "{text}");
+    // Without the window it takes a minute.
+    assert!(started.elapsed().as_secs() < 10, "{:?}", started.elapsed());
+}
+
 #[test]
 fn what_the_compiler_lets_pass_fits_into_a_bundle() {
     assert_eq!(netpolc_frontend::objects::MAX_ADDRESSES, netpolc_bundle::limits::ADDRESSES);

@@ -143,12 +143,16 @@ impl View {
         let stop = (span.end as usize).clamp(at, end);
         let text =
             |range: &[u8]| -> Vec<char> { String::from_utf8_lossy(range).chars().map(visible).collect() };
-        let before = text(&bytes[start..at]);
-        let column = before.len() + 1;
+        // A file may be one line, so no more of it is looked at than can be shown, whatever the width of its characters.
+        let mut from = at.saturating_sub(4 * LINE_CHARS).max(start);
+        while from > start && from < at && bytes[from] & 0xc0 == 0x80 {
+            from += 1;
+        }
+        let before = text(&bytes[from..at]);
+        let column = sources.place(span).column as usize;
         let cut = before.len().saturating_sub(LEAD_CHARS);
-        let long = before.len() + (end - at) > LINE_CHARS;
+        let long = from > start || before.len() + (end - at) > LINE_CHARS;
         let shown = if long { &before[cut..] } else { &before[..] };
-        // Enough bytes for the rest of the window, whatever the width of its characters.
         let rest = &bytes[at..end.min(at + 4 * LINE_CHARS)];
         let rest: Vec<char> = text(rest).into_iter().filter(|c| *c != '\r').take(LINE_CHARS).collect();
         let marked = text(&bytes[at..stop.min(at + 4 * LINE_CHARS)]).len().min(rest.len());
