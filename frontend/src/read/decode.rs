@@ -124,7 +124,7 @@ impl Decoder<'_, '_, '_> {
 }
 
 /// The field that a misspelt one probably stands for.
-fn suggestion(name: &str, fields: &'static [&'static str]) -> Option<&'static str> {
+pub(super) fn suggestion(name: &str, fields: &'static [&'static str]) -> Option<&'static str> {
     let same = fields.iter().find(|f| f.eq_ignore_ascii_case(name));
     let close = || fields.iter().find(|f| name.len() > 3 && name.len() < 40 && distance(name, f) <= 2);
     same.or_else(close).copied()

@@ -1,5 +1,6 @@
 //! From trees to objects: what a document is, lists taken apart, and who reads which kind.
 
+use super::decode::suggestion;
 use super::relax::relax;
 use super::report::{Report, of_document};
 use super::shared::External;
@@ -7,9 +8,11 @@ use super::split::{Unit, lines_of_yaml_1_1};
 use super::tree::{Node, Path, Problem, Value, quote};
 use super::written::Written;
 use super::{cluster_policy, json, network_policy, pods, workloads, yaml};
-use crate::diagnostic::{Diagnostic, JSON, NO_KIND, NOT_OBJECT, PASSED_OVER, Severity, WRONG_TYPE};
+use crate::diagnostic::{
+    Diagnostic, JSON, NO_KIND, NOT_OBJECT, PASSED_OVER, Severity, UNKNOWN_FIELD, WRONG_TYPE,
+};
 use crate::objects::Objects;
-use crate::source::{Source, SourceId};
+use crate::source::{Source, SourceId, Span};
 use std::collections::BTreeMap;
 
 /// What a stretch of input has in it.
@@ -50,6 +53,9 @@ const KINDS: &[(&str, &str, Reader)] = &[
     ("batch/v1", "Job", Reader::Workload("Job")),
     ("batch/v1", "CronJob", Reader::Workload("CronJob")),
 ];
+
+/// The fields of a list.
+const LIST_FIELDS: &[&str] = &["apiVersion", "items", "kind", "metadata"];
 
 const CLUSTER: Reader = Reader::ClusterPolicy(cluster_policy::Kind::Cluster);
 const ADMIN: Reader = Reader::ClusterPolicy(cluster_policy::Kind::Admin);
@@ -167,10 +173,14 @@ impl Documents<'_> {
         let api_version = self.type_field(node, "apiVersion", inherited.api_version, path);
         let kind = self.type_field(node, "kind", inherited.kind, path);
         let (Some(api_version), Some(kind)) = (api_version, kind) else { return true };
-        if let Some(of) = kind.strip_suffix("List")
-            && (node.entry("items").is_some() || is_our_list(api_version, of))
-        {
-            return self.list(node, api_version, of, path);
+        if let Some(of) = kind.strip_suffix("List") {
+            let ours = is_our_list(api_version, of);
+            if ours {
+                self.unknown_fields_of_list(node, path);
+            }
+            if ours || may_be_list(node) {
+                return self.list(node, api_version, of, path);
+            }
         }
         match KINDS.iter().find(|(v, k, _)| *v == api_version && *k == kind) {
             Some((_, _, reader)) => {
@@ -214,6 +224,23 @@ impl Documents<'_> {
             help: None,
         });
         None
+    }
+
+    /// A list without `items` would be empty without a word, so a misspelt field of it is an error as in other objects.
+    fn unknown_fields_of_list(&mut self, node: &Node<'_>, path: &Path<'_>) {
+        let Value::Map(entries) = &node.value else { return };
+        for entry in entries.iter().filter(|e| !LIST_FIELDS.contains(&e.key.as_ref())) {
+            let field = path.key(&entry.key).to_string();
+            self.found.diagnostics.push(Diagnostic {
+                code: UNKNOWN_FIELD,
+                severity: Severity::Error,
+                message: format!("unknown field \"{field}\""),
+                span: Some(Span { source: self.source, start: entry.start, end: entry.end }),
+                path: Some(field),
+                object: None,
+                help: suggestion(&entry.key, LIST_FIELDS).map(|known| format!("did you mean `{known}`?")),
+            });
+        }
     }
 
     fn list(&mut self, node: &Node<'_>, api_version: &str, of: &str, path: &Path<'_>) -> bool {
@@ -310,6 +337,18 @@ impl Found {
         for (node, addrs) in later.external {
             self.external.entry(node).or_default().extend(addrs);
         }
+    }
+}
+
+/// Whether an object of a foreign kind that ends in `List` may be a list of objects: a kind can be called so and have
+/// `items` of its own that are none.
+fn may_be_list(node: &Node<'_>) -> bool {
+    match node.get("items").map(|items| &items.value) {
+        Some(Value::List(items)) => {
+            items.is_empty() || items.iter().any(|item| matches!(item.value, Value::Map(_)))
+        }
+        Some(Value::Null) => true,
+        _ => false,
     }
 }
 

@@ -249,6 +249,26 @@ fn workloads() {
     );
 }
 
+/// A list whose items are misspelt would be an empty one.
+#[test]
+fn lists_have_no_other_fields() {
+    for (kind, version) in [("List", "v1"), ("PodList", "v1"), ("NetworkPolicyList", "networking.k8s.io/v1")]
+    {
+        check(
+            &format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{}}\nitem: []\n"),
+            "4:1 E0012 item: unknown field \"item\"",
+        );
+    }
+    check(
+        "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: List, itms: []}\n",
+        "4:32 E0012 items[0].itms: unknown field \"items[0].itms\"",
+    );
+    // Kinds of others may be called so and have fields of their own.
+    check("apiVersion: a.b/v1\nkind: AllowList\nitem: []\n", "skipped a.b/v1 AllowList 1");
+    check("apiVersion: a.b/v1\nkind: AllowList\nitems: [x, y]\n", "skipped a.b/v1 AllowList 1");
+    check("apiVersion: a.b/v1\nkind: AllowList\nitems: 3\n", "skipped a.b/v1 AllowList 1");
+}
+
 /// The name of a node is that of a folder: nothing that leads out of the output may pass.
 #[test]
 fn node_names_are_checked() {
