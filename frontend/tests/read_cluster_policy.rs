@@ -163,11 +163,22 @@ fn rules_are_validated() {
         "egress: [{action: Deny, to: [{domainNames: [a.b]}]}]",
         "spec.egress[0].to[0].domainNames: domainNames peers are not supported: a packet has an address, not a name",
     );
-    for bad in ["10.0.0.0/33", "10.1.0.0/8", "010.0.0.0/8", "::ffff:10.0.0.0/104", "10.0.0.0/08", "x"] {
+    for bad in ["10.0.0.0/33", "010.0.0.0/8", "::ffff:10.0.0.0/104", "10.0.0.0/08", "x"] {
         cnp(
             &format!("egress: [{{action: Deny, to: [{{networks: ['{bad}']}}]}}]"),
             &format!(
                 "spec.egress[0].to[0].networks[0]: Invalid value: \"{bad}\": Invalid CIDR format provided"
+            ),
+        );
+    }
+    // `isCIDR` lets host bits pass.
+    for (written, read, host) in
+        [("10.0.0.1/8", "10.0.0.0/8", "10.0.0.1/32"), ("fd00::1/64", "fd00::/64", "fd00::1/128")]
+    {
+        cnp(
+            &format!("egress: [{{action: Deny, to: [{{networks: ['{written}']}}]}}]"),
+            &format!(
+                "spec.egress[0].to[0].networks[0]: CIDR value \"{written}\" has bits set beyond the prefix length: it is read as \"{read}\" (or should it be \"{host}\"?)"
             ),
         );
     }
@@ -209,6 +220,8 @@ fn protocols_are_validated() {
         "{tcp: {destinationPort: {range: {start: 5}}}}",
         &format!("{at}.tcp.destinationPort.range.end: Required value"),
     );
+    // The schema takes any text for a name.
+    protocol("{destinationNamedPort: HTTP_PORT}", "");
     protocol(
         "{icmp: {}}",
         &format!(

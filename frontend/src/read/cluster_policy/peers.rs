@@ -47,7 +47,7 @@ pub(super) fn peer(
     let list = path.key("networks");
     at_least_one(networks.len(), report, &list);
     at_most(MAX_NETWORKS, networks.len(), report, &list);
-    // The schema of v1alpha2 refuses host bits; v1alpha1 leaves the reading to the implementation.
+    // The schema of v1alpha2 demands `isCIDR(self)`; v1alpha1 leaves the reading to the implementation.
     let read = if kind == Kind::Cluster { strict_cidr } else { cidr };
     let blocks = networks.iter().enumerate().filter_map(|(i, text)| read(text, report, &list.index(i)));
     Some(ClusterPeer::Networks(blocks.collect()))

@@ -37,8 +37,8 @@ fn protocol(written: Protocol, report: &Report<'_, '_>, path: &Path<'_>) -> Opti
     if !one_of(set.into_iter().filter(|s| *s).count(), report, path) {
         return None;
     }
-    if let Some(named) = named {
-        let name = name(&named, report, &path.key("destinationNamedPort"))?;
+    if let Some(name) = named {
+        // The schema takes any text here. One that is no name of a port is that of no container's port.
         return Some(PolicyPort::Named { transport: None, name });
     }
     let all = [("tcp", Transport::Tcp, tcp), ("udp", Transport::Udp, udp), ("sctp", Transport::Sctp, sctp)];

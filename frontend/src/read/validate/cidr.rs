@@ -98,30 +98,39 @@ pub(in crate::read) fn cidr(text: &str, report: &Report<'_, '_>, path: &Path<'_>
         report.warn(CIDR_FORM, path, format!("non-standard CIDR value {shown}: use \"{better}\""));
     }
     if masked.addr() != written.addr {
-        let host = if written.addr.is_ipv4() { 32 } else { 128 };
-        let message = format!(
-            "CIDR value {shown} has bits set beyond the prefix length: it is read as \"{masked}\" (or should it be \
-             \"{}/{host}\"?)",
-            written.addr
-        );
-        report.warn(HOST_BITS, path, message);
+        warn_host_bits(text, written.addr, &masked, report, path);
     }
     Some(masked)
 }
 
-/// Reads a block without leniency: host bits and unusual IPv4 spellings are errors, as for `isCIDR` in CEL.
+/// Reads a block without leniency: unusual IPv4 spellings and IPv4-mapped IPv6 are errors, as for `isCIDR` in CEL. That
+/// lets host bits pass, so they are masked with a warning.
 pub(in crate::read) fn strict_cidr(text: &str, report: &Report<'_, '_>, path: &Path<'_>) -> Option<Cidr> {
     let block = text.split_once('/').and_then(|(addr, len)| {
         let plain = len == "0" || (!len.starts_with('0') && len.bytes().all(|b| b.is_ascii_digit()));
         let addr: IpAddr = addr.parse().ok()?;
         let mapped = matches!(addr, IpAddr::V6(a) if a.to_ipv4_mapped().is_some());
         let block = Cidr::new(addr, len.parse().ok()?)?;
-        (plain && !mapped && block.addr() == addr).then_some(block)
+        (plain && !mapped).then_some((block, addr))
     });
-    if block.is_none() {
+    let Some((block, addr)) = block else {
         invalid(report, path, text, "Invalid CIDR format provided");
+        return None;
+    };
+    if block.addr() != addr {
+        warn_host_bits(text, addr, &block, report, path);
     }
-    block
+    Some(block)
+}
+
+fn warn_host_bits(text: &str, addr: IpAddr, masked: &Cidr, report: &Report<'_, '_>, path: &Path<'_>) {
+    let host = if addr.is_ipv4() { 32 } else { 128 };
+    let message = format!(
+        "CIDR value {} has bits set beyond the prefix length: it is read as \"{masked}\" (or should it be \
+         \"{addr}/{host}\"?)",
+        quote(text)
+    );
+    report.warn(HOST_BITS, path, message);
 }
 
 /// Reads an `ipBlock`: each `except` must be a strict subset of `cidr`.
