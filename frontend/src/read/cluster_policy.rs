@@ -61,7 +61,8 @@ pub(super) fn read(kind: Kind, report: &Report<'_, '_>) -> Option<ClusterPolicy>
         return None;
     }
     meta::check_policy(&written.metadata, meta::Scope::Cluster, report);
-    let name = meta::name(written.metadata.name.as_deref(), written.metadata.generate_name.as_deref());
+    let name =
+        meta::name(written.metadata.name.as_deref(), written.metadata.generate_name.as_deref(), report);
     if kind == Kind::Baseline && name != "default" {
         let metadata = Path::ROOT.key("metadata");
         let why = "Only one baseline admin network policy with metadata.name=\"default\" can be created in the cluster";

@@ -37,7 +37,7 @@ pub(super) fn read(report: &Report<'_, '_>) -> Option<Policy> {
         .collect();
     (report.errors() == 0).then(|| Policy {
         namespace: meta::namespace(written.metadata.namespace.as_deref()).to_string(),
-        name: meta::name(written.metadata.name.as_deref(), written.metadata.generate_name.as_deref()),
+        name: meta::name(written.metadata.name.as_deref(), written.metadata.generate_name.as_deref(), report),
         at: report.at(&Path::ROOT),
         subject,
         ingress: has_ingress.then_some(ingress),

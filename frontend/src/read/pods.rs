@@ -120,8 +120,8 @@ struct NodeAddress {
 
 impl Meta {
     /// The object's name.
-    pub(super) fn own_name(&self) -> String {
-        meta::name(Some(&self.name), Some(&self.generate_name))
+    pub(super) fn own_name(&self, report: &Report<'_, '_>) -> String {
+        meta::name(Some(&self.name), Some(&self.generate_name), report)
     }
 
     /// Kind and name of the object's controllers.
@@ -142,7 +142,7 @@ pub(super) fn pod(report: &Report<'_, '_>) -> Option<Pod> {
     if report.wrong_types() {
         return None;
     }
-    let (name, namespace) = (written.metadata.own_name(), written.metadata.own_namespace());
+    let (name, namespace) = (written.metadata.own_name(report), written.metadata.own_namespace());
     meta::check(&name, Some(&namespace), &written.metadata.labels, names::subdomain, report);
     let spec = Path::ROOT.key("spec");
     let node = node_name(written.spec.node_name.as_deref(), report, &spec);
@@ -279,7 +279,7 @@ pub(super) fn namespace(report: &Report<'_, '_>) -> Option<Namespace> {
     if report.wrong_types() {
         return None;
     }
-    let name = written.metadata.own_name();
+    let name = written.metadata.own_name(report);
     let mut labels = written.metadata.labels;
     meta::check(&name, None, &labels, names::label, report);
     if let Some(other) = labels.insert(NAMESPACE_NAME_LABEL.to_string(), name.clone()).filter(|l| *l != name)
@@ -298,7 +298,7 @@ pub(super) fn node(report: &Report<'_, '_>) -> Option<(Node, Vec<IpAddr>)> {
     if report.wrong_types() {
         return None;
     }
-    let name = written.metadata.own_name();
+    let name = written.metadata.own_name(report);
     meta::check(&name, None, &written.metadata.labels, names::subdomain, report);
     let (addrs, external) = node_addresses(&written.status.addresses, report);
     let spec = Path::ROOT.key("spec");

@@ -84,7 +84,7 @@ fn convert(
     if report.wrong_types() {
         return None;
     }
-    let (name, namespace) = (metadata.own_name(), metadata.own_namespace());
+    let (name, namespace) = (metadata.own_name(report), metadata.own_namespace());
     meta::check(&name, Some(&namespace), &metadata.labels, names::subdomain, report);
     let selected = spec.selector.map(|s| selector(&s, report, &path.key("selector")));
     let template = path.key("template");

@@ -45,6 +45,11 @@ impl Written {
     }
 }
 
+/// A whole object as JSON.
+pub(super) fn as_written(node: &Node<'_>) -> String {
+    value(&node.value).to_string()
+}
+
 /// Trees are not deeper than the reader lets them be.
 fn value(of: &Value<'_>) -> Json {
     match of {

@@ -290,6 +290,23 @@ fn node_names_are_checked() {
     check(fine, "pod default/a Some(\"ip-10-0-0-1.example.com\") Planned [] host=false []");
 }
 
+/// The server gives every object of a `generateName` a name of its own.
+#[test]
+fn generated_names_differ_where_objects_do() {
+    let pod = |label: &str| {
+        format!("apiVersion: v1\nkind: Pod\nmetadata: {{generateName: web-, labels: {{a: {label}}}}}\n---\n")
+    };
+    let names = |text: String| -> Vec<String> {
+        let (read, _) = read_named("a.yaml", text);
+        assert_eq!(read.diagnostics, []);
+        read.objects.pods.into_iter().map(|p| p.name).collect()
+    };
+    let two = names(pod("x") + &pod("z"));
+    assert!(two.len() == 2 && two[0] != two[1], "{two:?}");
+    assert!(two.iter().all(|name| name.starts_with("web-") && name.len() == 9), "{two:?}");
+    assert_eq!(names(pod("x") + &pod("x")), [two[0].clone()]);
+}
+
 /// An address says whose it is only if it is one node's.
 #[test]
 fn addresses_that_nodes_share() {

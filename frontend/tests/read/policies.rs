@@ -34,7 +34,7 @@ fn empty_and_missing() {
     );
     check(
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {generateName: p-}\n",
-        "policy default/p of * in [] out -",
+        "policy default/p-bts7g of * in [] out -",
     );
 }
 
