@@ -109,6 +109,16 @@ fn explain_prints_json_where_no_packet_can_pass() {
     assert!(explain(&path, "shop/web", &[]).starts_with("deny: the ends have no address family"));
 }
 
+#[test]
+fn a_node_that_is_named_twice_is_built_once() {
+    let (dir, path) = input(&[("pods", pod("web", "10.0.0.1"))]);
+    let out = dir.path().join("out");
+    let args = ["build", &path, "--node", "n1", "--node", "n1", "--out", out.to_str().unwrap()];
+    let output = netpolc(&args, "", Stdio::piped());
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(fs::read_dir(out).unwrap().count(), 1);
+}
+
 /// More than 200 problems on one line of some megabytes: the line is not read again for each.
 #[test]
 fn problems_on_one_long_line() {

@@ -7,6 +7,7 @@ use netpolc_ir::matrix::Matrix;
 use netpolc_ir::unit::Host;
 use netpolc_nftables::emit::Names;
 use netpolc_node::{BuildError, Labels, MachinesError, NodeBuilder, local_bindings};
+use std::collections::BTreeSet;
 
 impl From<Backend> for netpolc_bundle::Backend {
     fn from(backend: Backend) -> netpolc_bundle::Backend {
@@ -33,7 +34,7 @@ impl From<MachinesError> for Failure {
     }
 }
 
-/// The nodes to work on: all, or those that were asked for.
+/// The nodes to work on: all, or those that were asked for, each once and in the order of their names.
 pub(crate) fn choose(matrix: &Matrix, wanted: &[String]) -> Result<Vec<Host>, Failure> {
     if wanted.is_empty() {
         return Ok(matrix.hosts.keys().collect());
@@ -42,7 +43,9 @@ pub(crate) fn choose(matrix: &Matrix, wanted: &[String]) -> Result<Vec<Host>, Fa
         let host = matrix.hosts.iter().find(|(_, h)| h.name == *name).map(|(host, _)| host);
         host.ok_or_else(|| Failure::Unusable(format!("there is no node {name}")))
     };
-    wanted.iter().map(find).collect()
+    // A node that is named twice is still one: its bundle has one folder.
+    let unique: BTreeSet<&String> = wanted.iter().collect();
+    unique.into_iter().map(find).collect()
 }
 
 /// The names of policies for comments, with their places or without.
