@@ -31,7 +31,7 @@ pub(crate) fn read(paths: &[PathBuf]) -> Result<Sources, Failure> {
         let meta = fs::metadata(path).map_err(|e| Failure::io(path, &e))?;
         if meta.is_dir() {
             walk(path, 0, &mut files, &mut seen)?;
-        } else if seen.insert(fs::canonicalize(path).map_err(|e| Failure::io(path, &e))?) {
+        } else if seen.insert(identity(path)) {
             files.push(path.clone());
         }
     }
@@ -50,6 +50,12 @@ pub(crate) fn read(paths: &[PathBuf]) -> Result<Sources, Failure> {
         sources.add(name, bytes);
     }
     Ok(sources)
+}
+
+/// What tells a file from others. A pipe of the shell (`/dev/stdin`, `/dev/fd/63`) has no path that could be resolved: it
+/// goes by the name that it was given.
+fn identity(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }
 
 fn walk(
@@ -80,7 +86,7 @@ fn walk(
         };
         if meta.is_dir() {
             walk(&path, depth + 1, files, seen)?;
-        } else if wanted && seen.insert(fs::canonicalize(&path).map_err(|e| Failure::io(&path, &e))?) {
+        } else if wanted && seen.insert(identity(&path)) {
             if files.len() >= MAX_FILES {
                 return Err(Failure::Unusable(format!("more than {MAX_FILES} files")));
             }

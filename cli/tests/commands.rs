@@ -119,6 +119,17 @@ fn a_node_that_is_named_twice_is_built_once() {
     assert_eq!(fs::read_dir(out).unwrap().count(), 1);
 }
 
+#[test]
+fn pipes_of_the_shell_are_read() {
+    let output = netpolc(&["check", "/dev/stdin"], &pod("web", "10.0.0.1"), Stdio::piped());
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let (_dir, path) = input(&[("bad", pod("a_b", "10.0.0.1"))]);
+    let script = format!("\"$0\" check <(cat '{path}/bad.yaml')");
+    let output = Command::new("bash").args(["-c", &script, env!("CARGO_BIN_EXE_netpolc")]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && text.contains("E0021"), "{text}");
+}
+
 /// More than 200 problems on one line of some megabytes: the line is not read again for each.
 #[test]
 fn problems_on_one_long_line() {
