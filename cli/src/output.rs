@@ -1,17 +1,22 @@
 //! The one place that prints: results to standard output, everything for people to standard error.
 
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 
 /// Whether messages may be coloured: standard error is a terminal and `NO_COLOR` is unset or empty.
 pub(crate) fn color() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }
 
-/// Prints a result. A reader that went away (a closed pipe) ends the program quietly, as for any filter.
+/// Prints a result. A reader that went away (a closed pipe) ends the program quietly, as for any filter; any other failure
+/// is one of the program, for whoever keeps the output must not take a part of it for the whole.
 pub(crate) fn result(text: &str) {
     let mut out = std::io::stdout().lock();
-    if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
-        std::process::exit(0);
+    if let Err(failed) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        if failed.kind() == ErrorKind::BrokenPipe {
+            std::process::exit(0);
+        }
+        error(&format!("standard output: {failed}"));
+        std::process::exit(2);
     }
 }
 

@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 use serde_json::Value;
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
@@ -128,6 +128,18 @@ fn pipes_of_the_shell_are_read() {
     let output = Command::new("bash").args(["-c", &script, env!("CARGO_BIN_EXE_netpolc")]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(1) && text.contains("E0021"), "{text}");
+}
+
+/// Whoever keeps the output must not take a part of it, or nothing, for the whole.
+#[test]
+fn an_output_that_cannot_be_written_is_a_failure() {
+    let (dir, path) = input(&[("pods", pod("web", "10.0.0.1"))]);
+    let flows = dir.path().join("flows.jsonl");
+    fs::write(&flows, "{\"from\":\"10.9.9.9\",\"to\":\"shop/web\",\"port\":80}\n").unwrap();
+    let args = ["eval", &path, "--flows", flows.to_str().unwrap()];
+    let output = netpolc(&args, "", File::options().write(true).open("/dev/full").unwrap().into());
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("standard output"));
 }
 
 /// More than 200 problems on one line of some megabytes: the line is not read again for each.
