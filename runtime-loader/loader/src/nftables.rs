@@ -18,6 +18,7 @@ use netpolc_bundle::{Artifact, Backend, Version};
 use observe::{Observed, observe};
 use plan::Goal;
 use std::collections::BTreeMap;
+use std::io;
 
 /// Our tables of nftables, by way of the program nft.
 #[derive(Debug)]
@@ -32,7 +33,8 @@ impl Dataplane for Nftables {
         if !kernel.has("nft") {
             return Some("nft is not installed".to_owned());
         }
-        let refused = kernel.has_nftables().err()?;
+        // Who may not ask hears of the capability that is missing when the rules are to be loaded.
+        let refused = kernel.has_nftables().err().filter(|e| e.kind() != io::ErrorKind::PermissionDenied)?;
         Some(format!("this kernel has no nftables, or does not let it be used: {refused}"))
     }
 

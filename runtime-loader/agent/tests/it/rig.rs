@@ -81,6 +81,8 @@ impl Rig {
             ])
             .args(&self.arguments)
             .env_remove("KUBERNETES_SERVICE_HOST")
+            // For what is outside of a cluster; nobody listens there.
+            .env("HTTPS_PROXY", "http://127.0.0.1:9")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

@@ -164,6 +164,26 @@ fn later_commands_belong_to_later_versions() {
     assert_eq!(agent.asked(), []);
 }
 
+/// containerd takes the answer for the node's, and Services lose its pods.
+#[test]
+fn status_waits_for_an_agent_that_is_exchanged() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().to_owned();
+    let mut config = config(&folder.join("agent.sock"), "1.1.0");
+    let starting = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        Agent::start(&folder)
+    });
+    let answer = call().plugin(OURS, "STATUS", &config.to_string());
+    assert!(answer.good, "{answer:?}");
+    let agent = starting.join().unwrap();
+    config["timeoutSeconds"] = json!(1);
+    agent.answers(failed(true));
+    assert_eq!(call().plugin(OURS, "STATUS", &config.to_string()).code(), 50);
+    drop(agent);
+    assert_eq!(call().plugin(OURS, "STATUS", &config.to_string()).code(), 50);
+}
+
 #[test]
 fn version_names_all_versions() {
     let answer = call().plugin(OURS, "VERSION", r#"{"cniVersion":"0.4.0"}"#);
