@@ -207,14 +207,14 @@ impl Store {
     }
 
     fn put_node(&mut self, node: NodeData) -> bool {
-        for sandbox in self.sandboxes.iter() {
-            if sandbox.addresses.iter().any(|addr| node.node.addrs.contains(addr)) {
-                let fields: [(&str, &dyn std::fmt::Display); 2] =
-                    [("node", &node.node.name), ("pod", &sandbox.pod)];
-                log::warn("a Node object has the address of a pod of this node; it stays the pod's", &fields);
-            }
+        let objects::Node { name, addrs, .. } = node.node.clone();
+        let news = self.nodes.put(name.clone(), node);
+        let has_one = |s: &&Sandbox| s.addresses.iter().any(|addr| addrs.contains(addr));
+        for sandbox in self.sandboxes.iter().filter(|_| news).filter(has_one) {
+            let fields: [(&str, &dyn std::fmt::Display); 2] = [("node", &name), ("pod", &sandbox.pod)];
+            log::warn("a Node object has the address of a pod of this node; it stays the pod's", &fields);
         }
-        self.nodes.put(node.node.name.clone(), node)
+        news
     }
 
     fn put(&mut self, object: Object) -> bool {

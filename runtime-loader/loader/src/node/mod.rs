@@ -296,6 +296,7 @@ impl Node {
                 "{other} gives out this node's addresses already, so {} is chained into it",
                 conflist::PLUGIN
             ));
+            outcome.notes.extend(ipam::masquerading(&conf, network).map(|what| format!("{other}: {what}")));
             return self.chain_in(outcome);
         }
         let missing: Vec<&str> =

@@ -125,7 +125,7 @@ fn a_plugin_that_gives_out_the_nodes_addresses_already_stays() {
     fs::create_dir_all(node.dir.file("conf")).unwrap();
     let ranges = |subnet: &str| json!([[{ "subnet": subnet }]]);
     let write = |subnet: &str| {
-        let ptp = json!({ "type": "ptp", "ipam": { "type": "host-local", "ranges": ranges(subnet) } });
+        let ptp = json!({ "type": "ptp", "ipMasq": true, "ipam": { "type": "host-local", "ranges": ranges(subnet) } });
         let list = json!({ "cniVersion": "1.0.0", "name": "theirs", "plugins": [ptp] });
         fs::write(&theirs, list.to_string()).unwrap();
     };
@@ -135,6 +135,9 @@ fn a_plugin_that_gives_out_the_nodes_addresses_already_stays() {
     assert!(!node.conflist().exists());
     let list: Value = serde_json::from_slice(&fs::read(&theirs).unwrap()).unwrap();
     assert_eq!(list["plugins"][1]["type"], "netpol-cni", "{list}");
+    let log = fs::read_to_string(node.dir.file("log")).unwrap();
+    assert!(log.contains("gives out this node's addresses already"), "{log}");
+    assert!(log.contains("masquerades (ipMasq) what pods send to"), "{log}");
     // The control: one with other addresses does not keep ours away.
     write("10.88.0.0/16");
     done(&node.network(node.knows(&other)));
