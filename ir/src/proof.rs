@@ -15,7 +15,7 @@ mod atoms;
 mod prove;
 
 pub use atoms::{Atoms, Constants};
-pub use prove::{Proof, Witness, prove};
+pub use prove::{Proof, Share, Witness, prove, prove_share};
 
 use crate::addr::AddrSet;
 use crate::bitset::BitSet;

@@ -31,6 +31,7 @@ use program::{Program, Situation};
 use reach::Reach;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// Why texts cannot be read back.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -46,7 +47,7 @@ pub enum DecodeError {
 /// A ruleset that can be asked about packets.
 #[derive(Debug)]
 pub struct Machine {
-    ruleset: Ruleset,
+    ruleset: Arc<Ruleset>,
     /// For packets one by one.
     script: Script,
     /// For each family and each situation of packets: for sets of packets.
@@ -76,7 +77,8 @@ impl Machine {
     ///
     /// # Errors
     /// If its parts do not fit together ([`ipt::check`]).
-    pub fn new(ruleset: Ruleset) -> Result<Machine, CheckError> {
+    pub fn new(ruleset: impl Into<Arc<Ruleset>>) -> Result<Machine, CheckError> {
+        let ruleset = ruleset.into();
         ipt::check(&ruleset)?;
         let script = Script::new(&ruleset);
         let part = |family, situation| {

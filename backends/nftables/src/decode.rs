@@ -21,11 +21,12 @@ use netpolc_ir::proof::{Artifact, Atoms, Bounds, Constants, Kind, Packet};
 use netpolc_ir::unit::{Direction, Verdict};
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// A ruleset that can be asked about packets.
 #[derive(Debug)]
 pub struct Machine {
-    ruleset: Ruleset,
+    ruleset: Arc<Ruleset>,
     bases: run::Bases,
     run: Option<symbolic::Run>,
 }
@@ -40,7 +41,8 @@ pub fn decode(script: &str) -> Result<Machine, ParseError> {
 
 impl Machine {
     /// From a ruleset, for example one that was read from a kernel.
-    pub fn new(ruleset: Ruleset) -> Machine {
+    pub fn new(ruleset: impl Into<Arc<Ruleset>>) -> Machine {
+        let ruleset = ruleset.into();
         let bases = run::Bases::of(&ruleset);
         Machine { ruleset, bases, run: None }
     }

@@ -1,10 +1,10 @@
 //! Plan, emit, read back, prove, bundle.
 
 use crate::labels::Labels;
-use crate::machines::{Machines, MachinesError};
+use crate::proving::{Unproven, with_helpers};
 use netpolc_bundle::{
     Artifact, Artifacts, Backend, Bindings, Bundle, CLASSES, EbpfFiles, IptablesFiles, LocalPod, Parts,
-    Provenance,
+    Provenance, ReadBack,
 };
 use netpolc_ebpf::contents::Established;
 use netpolc_frontend::model::Model;
@@ -39,6 +39,7 @@ pub struct Built {
 
 /// Makes the proven bundles of nodes. What nodes share is made once.
 pub struct NodeBuilder<'c> {
+    model: &'c Model,
     matrix: &'c Matrix,
     labels: &'c Labels,
     backends: BTreeSet<Backend>,
@@ -49,6 +50,8 @@ pub struct NodeBuilder<'c> {
     /// Which of these two alone, where it is known.
     form: Option<Artifact>,
     policies: Option<&'c str>,
+    /// How many prove at a time.
+    threads: usize,
 }
 
 impl std::fmt::Debug for NodeBuilder<'_> {
@@ -92,6 +95,7 @@ impl<'c> NodeBuilder<'c> {
     ) -> NodeBuilder<'c> {
         use netpolc_iptables::select::Selector;
         NodeBuilder {
+            model,
             matrix,
             labels,
             backends: backends.into_iter().collect(),
@@ -100,7 +104,14 @@ impl<'c> NodeBuilder<'c> {
             iptables: [Selector::new(matrix, labels), Selector::new(matrix, labels).without_sets()],
             form: None,
             policies,
+            threads: 1,
         }
+    }
+
+    /// Has so many threads prove at a time: for one node, where the threads are not busy with others.
+    pub fn on_threads(mut self, threads: usize) -> NodeBuilder<'c> {
+        self.threads = threads;
+        self
     }
 
     /// Of the two forms that rules of iptables have, makes one alone: for a node of which it is known which one it loads.
@@ -131,7 +142,22 @@ impl<'c> NodeBuilder<'c> {
     /// # Errors
     /// If a backend cannot express the policies, or if a proof fails.
     pub fn build(&mut self, host: Host) -> Result<Built, BuildError> {
-        let bug = |e: &dyn std::fmt::Display| BuildError::Bug(e.to_string());
+        let node = &self.matrix.hosts[host].name;
+        with_helpers(self.model, node, self.threads, |helpers| {
+            let (mut bundle, read, notes) = self.unproven(host)?;
+            let proofs = helpers.prove(read, &self.reference).map_err(|unproven| match unproven {
+                Unproven::Machine(error) => bug(&error),
+                otherwise => bug(&format!("node {node}: {otherwise}")),
+            })?;
+            for (artifact, proof) in &proofs {
+                bundle.manifest.proof.extend(proof_counts(*artifact, proof));
+            }
+            Ok(Built { bundle, proofs, notes })
+        })
+    }
+
+    /// Plans, emits and reads back.
+    fn unproven(&mut self, host: Host) -> Result<(Bundle, ReadBack, Vec<String>), BuildError> {
         let Gathered { artifacts, provenance, mut counts, notes } = self.gather(host)?;
         counts.insert(CLASSES.to_owned(), self.matrix.classes.len() as u64);
         let data = &self.matrix.hosts[host];
@@ -147,18 +173,8 @@ impl<'c> NodeBuilder<'c> {
             provenance: Provenance::new(objects),
             policies: self.policies.map(str::to_owned),
         };
-        let (mut bundle, read) = Bundle::with_read_back(parts).map_err(|e| bug(&e))?;
-        let mut machines = Machines::new(read).map_err(|e| bug(&e))?;
-        let proofs = machines.prove(&self.reference, &data.name).map_err(|(artifact, witness)| {
-            let name = &data.name;
-            BuildError::Bug(format!(
-                "node {name}: {artifact:?} does not say what the policies say: {witness}"
-            ))
-        })?;
-        for (artifact, proof) in &proofs {
-            bundle.manifest.proof.extend(proof_counts(*artifact, proof));
-        }
-        Ok(Built { bundle, proofs, notes })
+        let (bundle, read) = Bundle::with_read_back(parts).map_err(|e| bug(&e))?;
+        Ok((bundle, read, notes))
     }
 
     /// Proves a bundle that was read from elsewhere.
@@ -167,9 +183,15 @@ impl<'c> NodeBuilder<'c> {
     /// If it cannot be read, or else the first packet that is judged otherwise than the policies say.
     pub fn prove(&self, bundle: &Bundle) -> Result<BTreeMap<Artifact, Proof>, String> {
         let node = bundle.manifest.node.as_str();
-        let mut machines = Machines::open(bundle).map_err(|e: MachinesError| e.to_string())?;
-        let proven = machines.prove(&self.reference, node);
-        proven.map_err(|(artifact, witness)| format!("node {node}: {}: {witness}", artifact.backend()))
+        with_helpers(self.model, node, self.threads, |helpers| {
+            let read = bundle.read_back().map_err(|e| e.to_string())?;
+            helpers.prove(read, &self.reference).map_err(|unproven| match unproven {
+                Unproven::Machine(error) => error.to_string(),
+                Unproven::Otherwise(artifact, witness) => {
+                    format!("node {node}: {}: {witness}", artifact.backend())
+                }
+            })
+        })
     }
 
     fn gather(&mut self, host: Host) -> Result<Gathered, BuildError> {
@@ -266,6 +288,10 @@ impl<'c> NodeBuilder<'c> {
         );
         Ok(())
     }
+}
+
+fn bug(error: &dyn std::fmt::Display) -> BuildError {
+    BuildError::Bug(error.to_string())
 }
 
 fn iptables_files(plan: &netpolc_iptables::select::Plan, header: &[String]) -> IptablesFiles {

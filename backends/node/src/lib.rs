@@ -11,6 +11,7 @@ mod compile;
 mod judge;
 mod labels;
 mod machines;
+mod proving;
 
 pub use build::{BuildError, Built, NodeBuilder, local_bindings};
 pub use compile::{Compiled, compile};

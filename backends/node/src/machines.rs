@@ -1,8 +1,9 @@
 //! The artifacts of a bundle, read back and ready to be asked.
 
-use netpolc_bundle::{Artifact, Backend, Bundle, BundleError, ReadBack};
-use netpolc_ir::proof::{self, Proof, Reference, Witness, prove};
-use std::collections::BTreeMap;
+use netpolc_bundle::bpf::object;
+use netpolc_bundle::{Artifact, Backend, Bundle, BundleError, ReadBack, ipt, nft};
+use netpolc_ir::proof;
+use std::sync::Arc;
 
 /// Why artifacts cannot be asked.
 #[derive(Debug, thiserror::Error)]
@@ -18,8 +19,28 @@ pub enum MachinesError {
     Missing(Backend),
 }
 
+/// What can be asked about packets.
+pub(crate) type Machine = Box<dyn proof::Artifact>;
+
+pub(crate) fn ebpf(object: &object::Artifact) -> Result<Machine, MachinesError> {
+    let machine = netpolc_ebpf::machine::Machine::new(object);
+    Ok(Box::new(machine.map_err(|e| MachinesError::Artifact(Artifact::Ebpf, e.to_string()))?))
+}
+
+pub(crate) fn nftables(ruleset: impl Into<Arc<nft::Ruleset>>) -> Machine {
+    Box::new(netpolc_nftables::decode::Machine::new(ruleset))
+}
+
+pub(crate) fn iptables(
+    artifact: Artifact,
+    ruleset: impl Into<Arc<ipt::Ruleset>>,
+) -> Result<Machine, MachinesError> {
+    let machine = netpolc_iptables::decode::Machine::new(ruleset);
+    Ok(Box::new(machine.map_err(|e| MachinesError::Artifact(artifact, e.to_string()))?))
+}
+
 /// Every artifact of a bundle by itself.
-pub struct Machines(Vec<(Artifact, Box<dyn proof::Artifact>)>);
+pub struct Machines(Vec<(Artifact, Machine)>);
 
 impl std::fmt::Debug for Machines {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -41,23 +62,18 @@ impl Machines {
     /// # Errors
     /// If rules do not fit together.
     pub fn new(read: ReadBack) -> Result<Machines, MachinesError> {
-        let mut list: Vec<(Artifact, Box<dyn proof::Artifact>)> = Vec::new();
+        let mut list: Vec<(Artifact, Machine)> = Vec::new();
         if let Some(pair) = read.ebpf {
-            for artifact in [pair.cut, pair.keep] {
-                let machine = netpolc_ebpf::machine::Machine::new(&artifact)
-                    .map_err(|e| MachinesError::Artifact(Artifact::Ebpf, e.to_string()))?;
-                list.push((Artifact::Ebpf, Box::new(machine)));
-            }
+            list.push((Artifact::Ebpf, ebpf(&pair.cut)?));
+            list.push((Artifact::Ebpf, ebpf(&pair.keep)?));
         }
         if let Some(ruleset) = read.nftables {
-            list.push((Artifact::Nftables, Box::new(netpolc_nftables::decode::Machine::new(ruleset))));
+            list.push((Artifact::Nftables, nftables(ruleset)));
         }
-        let iptables = [(Artifact::Iptables, read.iptables), (Artifact::IptablesPlain, read.iptables_plain)];
-        for (artifact, ruleset) in iptables {
+        let both = [(Artifact::Iptables, read.iptables), (Artifact::IptablesPlain, read.iptables_plain)];
+        for (artifact, ruleset) in both {
             if let Some(ruleset) = ruleset {
-                let machine = netpolc_iptables::decode::Machine::new(ruleset)
-                    .map_err(|e| MachinesError::Artifact(artifact, e.to_string()))?;
-                list.push((artifact, Box::new(machine)));
+                list.push((artifact, iptables(artifact, ruleset)?));
             }
         }
         Ok(Machines(list))
@@ -70,22 +86,5 @@ impl Machines {
     pub fn take(self, backend: Backend) -> Result<Box<dyn proof::Artifact>, MachinesError> {
         let mut found = self.0.into_iter().filter(|(artifact, _)| artifact.backend() == backend);
         found.next().map(|(_, machine)| machine).ok_or(MachinesError::Missing(backend))
-    }
-
-    /// Proves all of them.
-    ///
-    /// # Errors
-    /// The first packet that one judges otherwise than the reference.
-    pub fn prove(
-        &mut self,
-        reference: &dyn Reference,
-        node: &str,
-    ) -> Result<BTreeMap<Artifact, Proof>, (Artifact, Box<Witness>)> {
-        let mut proofs = BTreeMap::new();
-        for (artifact, machine) in &mut self.0 {
-            let proof = prove(reference, machine.as_mut(), node).map_err(|witness| (*artifact, witness))?;
-            proofs.insert(*artifact, proof);
-        }
-        Ok(proofs)
     }
 }

@@ -54,6 +54,24 @@ impl std::ops::AddAssign for Proof {
     }
 }
 
+/// The part of a proof that is about some of the node's addresses; all parts together are the whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// Which part, from 0 on. What is about no address of the node is in the first.
+    pub which: usize,
+    /// How many there are.
+    pub of: usize,
+}
+
+impl Share {
+    /// The only part.
+    pub const WHOLE: Share = Share { which: 0, of: 1 };
+
+    fn has(self, number: usize) -> bool {
+        number % self.of.max(1) == self.which
+    }
+}
+
 /// Compares an artifact of a node with the policies.
 ///
 /// # Errors
@@ -63,9 +81,22 @@ pub fn prove(
     artifact: &mut dyn Artifact,
     node: &str,
 ) -> Result<Proof, Box<Witness>> {
+    prove_share(reference, artifact, node, Share::WHOLE)
+}
+
+/// A part of [`prove`], so that several threads can prove one artifact.
+///
+/// # Errors
+/// The first packet of this part that is judged differently.
+pub fn prove_share(
+    reference: &dyn Reference,
+    artifact: &mut dyn Artifact,
+    node: &str,
+    share: Share,
+) -> Result<Proof, Box<Witness>> {
     let mut total = Proof::default();
     for family in Family::ALL {
-        total += FamilyProof::new(reference, artifact, node, family).run(artifact)?;
+        total += FamilyProof::new(reference, artifact, (node, share), family).run(artifact)?;
     }
     Ok(total)
 }
@@ -90,11 +121,16 @@ struct Local {
 
 struct FamilyProof<'a> {
     reference: &'a dyn Reference,
+    share: Share,
     family: Family,
     atoms: Atoms,
-    /// Addresses of this node's pods with their groups.
+    /// The groups of all addresses of this node's pods.
+    groups: BTreeSet<usize>,
+    /// One of these addresses for each atom, or all if the artifact tells addresses of one atom apart; with its group.
+    speakers: Vec<(IpAddr, usize)>,
+    /// The addresses that this part is about, with their groups.
     own: Vec<(IpAddr, usize)>,
-    /// One of them for each atom, or all if the artifact tells addresses of one atom apart.
+    /// Those of `speakers` that this part is about.
     locals: Vec<Local>,
     /// By number, the cells that are looked at for each of this node's addresses: in the others the same is said of it as in
     /// the one before.
@@ -117,7 +153,7 @@ impl<'a> FamilyProof<'a> {
     fn new(
         reference: &'a dyn Reference,
         artifact: &dyn Artifact,
-        node: &str,
+        (node, share): (&str, Share),
         family: Family,
     ) -> FamilyProof<'a> {
         let ours = |a: &IpAddr| Family::of(*a) == family;
@@ -137,11 +173,24 @@ impl<'a> FamilyProof<'a> {
         constants.sets.extend(node_addrs.iter().chain(same_pod.iter().flatten()).map(|&a| vec![a]));
         let atoms = Atoms::new(family, &bound, &constants, &reference.constants().addrs[family as usize]);
         let sizes = atoms.sizes();
-        let (mut own, mut locals, mut seen) = (Vec::new(), Vec::new(), BTreeSet::new());
+        let (mut own, mut locals, mut speakers) = (Vec::new(), Vec::new(), Vec::new());
+        let mut groups = BTreeSet::new();
+        // What is said of an address is said by the first one of its atom, if it is said of all of them.
+        let mut numbers: HashMap<usize, usize> = HashMap::new();
         for &(addr, group, _) in bound.iter().filter(|b| b.2) {
             let atom = atoms.atom(addr);
-            own.push((family.addr(addr), group));
-            if !seen.insert(atom) && artifact.goes_by_atoms() {
+            let known = numbers.get(&atom).copied().filter(|_| artifact.goes_by_atoms());
+            let number = known.unwrap_or(speakers.len());
+            numbers.insert(atom, number);
+            groups.insert(group);
+            if share.has(number) {
+                own.push((family.addr(addr), group));
+            }
+            if known.is_some() {
+                continue;
+            }
+            speakers.push((family.addr(addr), group));
+            if !share.has(number) {
                 continue;
             }
             let mut apart: Vec<usize> = node_addrs.iter().map(|&a| atoms.atom(a)).collect();
@@ -155,7 +204,10 @@ impl<'a> FamilyProof<'a> {
         let local_atoms = (0..atoms.len()).map(|i| (i, atoms.local(i))).collect();
         FamilyProof {
             reference,
+            share,
             family,
+            groups,
+            speakers,
             everyone: BitSet::full(atoms.len()),
             cells: cells(reference.constants(), &artifact.ports(), family),
             atoms,
@@ -173,8 +225,10 @@ impl<'a> FamilyProof<'a> {
 
     fn run(mut self, artifact: &mut dyn Artifact) -> Result<Proof, Box<Witness>> {
         self.proof.local = self.own.len() as u64;
-        self.proof.atoms = self.atoms.len() as u64;
-        self.proof.cells = self.cells.len() as u64;
+        if self.is_first() {
+            self.proof.atoms = self.atoms.len() as u64;
+            self.proof.cells = self.cells.len() as u64;
+        }
         artifact.begin(&self.atoms);
         let cells = std::mem::take(&mut self.cells);
         self.look_at(artifact, &cells);
@@ -183,18 +237,24 @@ impl<'a> FamilyProof<'a> {
         }
         self.kinds(artifact)?;
         self.itself(artifact, &cells)?;
-        self.strangers(artifact, &cells)?;
+        if self.is_first() {
+            self.strangers(artifact, &cells)?;
+        }
         self.other_packets(artifact)?;
         Ok(self.proof)
+    }
+
+    /// Whether this part has what is about no address of the node, or about one on behalf of all.
+    fn is_first(&self) -> bool {
+        self.share.which == 0
     }
 
     /// For each of this node's addresses, which cells to look at: those that begin where the policies of this address, or the
     /// artifact when it is asked about it, may begin to say something else. What it gets from this node's other pods is also
     /// for their egress to say.
     fn look_at(&mut self, artifact: &mut dyn Artifact, cells: &[CellKey]) {
-        let groups: BTreeSet<usize> = self.own.iter().map(|(_, group)| *group).collect();
         let mut egress = Bounds::default();
-        for &group in &groups {
+        for &group in &self.groups {
             egress.extend_ports(&self.reference.ports(group, Direction::Egress));
         }
         for &(addr, group) in &self.own {
@@ -221,10 +281,8 @@ impl<'a> FamilyProof<'a> {
         if !self.locals.iter().any(|local| local.cells.contains(number)) {
             return Ok(());
         }
-        let local_groups: BTreeSet<usize> = self.locals.iter().map(|l| l.group).collect();
-        let egress: Vec<(usize, Option<Rc<Permitted>>)> = local_groups
-            .into_iter()
-            .map(|g| (g, self.reference.permits(g, Direction::Egress, cell.protocol, cell.port)))
+        let egress: Vec<(usize, Option<Rc<Permitted>>)> = (self.groups.iter())
+            .map(|&g| (g, self.reference.permits(g, Direction::Egress, cell.protocol, cell.port)))
             .collect();
         let mut atoms_of_group: HashMap<usize, Vec<usize>> = HashMap::new();
         for atom in self.local_atoms.iter() {

@@ -116,18 +116,18 @@ impl FamilyProof<'_> {
         let Some(outside) = self.outside() else { return Ok(()) };
         let locals: Vec<(IpAddr, usize)> = self.locals.iter().map(|l| (l.addr, l.group)).collect();
         // An artifact that answered for all peers at once has been asked about most of these already.
-        let one_by_one = if self.kinds_compared { locals.len().min(1) } else { locals.len() };
+        let one_by_one = match (self.kinds_compared, self.is_first()) {
+            (false, _) => locals.len(),
+            (true, first) => locals.len().min(usize::from(first)),
+        };
         for &(addr, group) in &locals[..one_by_one] {
             self.others_between(artifact, (addr, group), (outside, None))?;
         }
-        let Some(&first) =
-            locals.iter().find(|l| self.reference.isolated(l.1) == Some(true)).or(locals.first())
-        else {
-            return Ok(());
-        };
-        if self.kinds_compared {
+        if self.kinds_compared || !self.is_first() {
             return Ok(());
         }
+        let isolated = self.speakers.iter().find(|l| self.reference.isolated(l.1) == Some(true));
+        let Some(&first) = isolated.or(self.speakers.first()) else { return Ok(()) };
         for atom in 0..self.atoms.len() {
             let peer = self.family.addr(self.atoms.representative(atom));
             let group = self.atoms.group(atom).filter(|_| self.atoms.local(atom));
@@ -212,6 +212,8 @@ impl FamilyProof<'_> {
                 addrs.clone().flat_map(|a| addrs.clone().map(move |b| (a, b))).filter(|(a, b)| a != b),
             );
         }
+        // The other part has those that go to an address of its own.
+        pairs.retain(|(_, dst)| self.looks.contains_key(dst));
         if let Some(outside) = self.outside().filter(|_| !self.kinds_compared) {
             let locals: Vec<IpAddr> = self.locals.iter().map(|l| l.addr).collect();
             for (local, &CellKey { protocol, port }) in
