@@ -30,13 +30,21 @@ struct Known {
     ips: Vec<IpAddr>,
 }
 
+/// What a node's rules can see of pods.
+#[derive(Debug, Clone, Default)]
+pub struct Seen {
+    /// The node.
+    pub(crate) node: String,
+    /// What its policies ask for.
+    pub(crate) asked: Asked,
+    /// Which selectors of peers a namespace lets through.
+    pub(crate) selectors: HashMap<String, Vec<Selector>>,
+}
+
 /// The pods that a node's rules were made for, and what tells them apart.
 #[derive(Debug, Clone, Default)]
 pub struct Alike {
-    node: String,
-    asked: Asked,
-    /// Which selectors of peers a namespace lets through.
-    selectors: HashMap<String, Vec<Selector>>,
+    seen: Seen,
     policies: BTreeSet<(Option<String>, String)>,
     blocks: Vec<Block>,
     pods: HashMap<String, Known>,
@@ -69,31 +77,24 @@ pub struct Addresses {
 
 impl Alike {
     /// For the rules that are made from these objects.
-    pub(crate) fn new(
-        node: &str,
-        asked: Asked,
-        selectors: HashMap<String, Vec<Selector>>,
-        objects: &Objects,
-    ) -> Alike {
+    pub fn new(seen: Seen, objects: &Objects) -> Alike {
         let plain = objects.policies.iter().map(|p| (Some(p.namespace.clone()), p.name.clone()));
         let cluster = objects.cluster_policies.iter().map(|p| (None, p.name.clone()));
         let mut alike = Alike {
-            node: node.to_owned(),
-            asked,
-            selectors,
+            seen,
             policies: plain.chain(cluster).collect(),
             blocks: blocks(objects),
             ..Alike::default()
         };
         for pod in &objects.pods {
-            let kind = alike.kind(pod, pod.node.as_deref().unwrap_or(DEFAULT_NODE) == node);
+            let kind = alike.kind(pod, pod.node.as_deref().unwrap_or(DEFAULT_NODE) == alike.seen.node);
             alike.set(&format!("{}/{}", pod.namespace, pod.name), Some(Known { kind, ips: pod.ips.clone() }));
         }
         alike
     }
 
     fn kind(&self, pod: &Pod, local: bool) -> Kind {
-        let (labels, ports) = self.asked.seen(pod);
+        let (labels, ports) = self.seen.asked.seen(pod);
         Kind { namespace: pod.namespace.clone(), labels, ports, local }
     }
 
@@ -175,9 +176,9 @@ impl Alike {
         selecting: impl Fn(&Pod) -> Vec<PolicyName<'a>>,
     ) -> Result<Option<Known>, ()> {
         let pod = bound.pod;
-        let local = bound.is_on(&self.node);
+        let local = bound.is_on(&self.seen.node);
         // A namespace that nobody knew of.
-        let selectors = self.selectors.get(&pod.namespace).ok_or(())?;
+        let selectors = self.seen.selectors.get(&pod.namespace).ok_or(())?;
         if local {
             let known = |(namespace, name): PolicyName<'_>| {
                 self.policies.contains(&(namespace.map(str::to_owned), name.to_owned()))
@@ -185,7 +186,7 @@ impl Alike {
             if !selecting(pod).into_iter().all(known) {
                 return Err(());
             }
-        } else if !self.asked.every_pod && !selectors.iter().any(|s| s.matches(&pod.labels)) {
+        } else if !self.seen.asked.every_pod && !selectors.iter().any(|s| s.matches(&pod.labels)) {
             return Ok(None);
         }
         let ipv4 = bound.ips.iter().filter(|ip| ip.is_ipv4()).count();

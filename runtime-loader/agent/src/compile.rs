@@ -1,6 +1,6 @@
 //! Objects -> the proven bundle of one node, by the same way as `netpolc build`.
 
-use crate::alike::Alike;
+use crate::alike::{Alike, Seen};
 use crate::log;
 use crate::relevant::Slice;
 use netpolc_bundle::{Artifact, Backend, Bundle};
@@ -8,6 +8,7 @@ use netpolc_frontend::model::resolve;
 use netpolc_frontend::objects::Objects;
 use netpolc_frontend::source::Sources;
 use netpolc_node::{BuildError, Labels, NodeBuilder, compile as common};
+use std::sync::OnceLock;
 
 /// Which of several backends a bundle has artifacts for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,8 +49,10 @@ pub struct Compiler {
     /// Of what, and for what.
     last: Option<(Objects, Wanted)>,
     /// What was known before that: nobody should wait until it is freed.
-    before: Option<(Option<(Objects, Wanted)>, Alike)>,
-    /// Which pods the rules cannot tell apart that are in force.
+    before: Option<(Objects, Wanted)>,
+    /// What the rules can see of the pods of `last`, until [`Compiler::tidy`].
+    seen: Option<Seen>,
+    /// Which pods the rules cannot tell apart that are in force; since [`Compiler::tidy`].
     pub alike: Alike,
 }
 
@@ -64,24 +67,28 @@ impl Compiler {
         node: &str,
         wanted: &Wanted,
     ) -> Result<Option<Bundle>, BuildError> {
-        let Slice { objects, sources, alike } = slice;
+        let Slice { objects, sources, seen } = slice;
         // The names of the sources follow from the objects.
         if self.last.as_ref().is_some_and(|(last, had)| *last == objects && had.covers(wanted)) {
-            self.alike = alike;
+            self.seen = Some(seen);
             return Ok(None);
         }
         let bundle = match wanted.which {
             Which::All => compile(objects.clone(), &sources, node, &wanted.backends, wanted.form)?,
             Which::First => compile_for_first(&objects, &sources, node, wanted)?,
         };
-        let last = self.last.replace((objects, wanted.clone()));
-        self.before = Some((last, std::mem::replace(&mut self.alike, alike)));
+        self.before = self.last.replace((objects, wanted.clone()));
+        self.seen = Some(seen);
         Ok(Some(bundle))
     }
 
-    /// Frees what was known before the last bundle.
+    /// What need not be done before a bundle is in force: frees what was known before it, and finds the pods that its rules
+    /// cannot tell apart.
     pub fn tidy(&mut self) {
         self.before = None;
+        if let (Some(seen), Some((objects, _))) = (self.seen.take(), &self.last) {
+            self.alike = Alike::new(seen, objects);
+        }
     }
 }
 
@@ -124,7 +131,13 @@ pub fn compile(
     let labels = Labels::new(&model, sources, false);
     // The loader has no use for the policies themselves.
     let builder = NodeBuilder::new(&model, &compiled.matrix, &labels, backends.iter().copied(), None);
-    Ok(builder.in_form(form).build(host)?.bundle)
+    Ok(builder.in_form(form).on_threads(threads()).build(host)?.bundle)
+}
+
+/// As many as may run here. It is asked once: the answer is in many files.
+fn threads() -> usize {
+    static FOUND: OnceLock<usize> = OnceLock::new();
+    *FOUND.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
 #[cfg(test)]
@@ -162,7 +175,7 @@ mod tests {
     #[test]
     fn of_two_forms_the_one_that_is_loaded() {
         let (objects, sources) = cluster(1);
-        let slice = || Slice { objects: objects.clone(), sources: sources.clone(), alike: Alike::default() };
+        let slice = || Slice { objects: objects.clone(), sources: sources.clone(), seen: Seen::default() };
         let artifacts = |compiler: &mut Compiler, form| {
             let wanted = Wanted { form, ..Wanted::all(&[Backend::Iptables]) };
             let bundle = compiler.bundle(slice(), "n0", &wanted).unwrap();

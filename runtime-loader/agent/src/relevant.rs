@@ -1,7 +1,8 @@
 //! What of a cluster's objects the rules of one node depend on: the rest need not be compiled.
 //!
 //! A node judges the traffic of its own pods. So a policy matters only if it selects one of them; a pod of another node
-//! only if a peer of such a policy matches it, for otherwise it is an address like any outside of the cluster; a label
+//! only if a peer of such a policy matches it, for otherwise it is an address like any outside of the cluster; a namespace
+//! only if a pod of it matters; another node only if a peer of such a policy is a node; a label
 //! only if a selector of such a policy asks for it; a port's name only if such a policy has it.
 //!
 //! Why it is sound: nothing that is left out could be told apart by a selector, a block or a named port of a policy that
@@ -9,7 +10,7 @@
 //! pod of a namespace that a peer's selector lets through, and for pods that are alike one at each such selector. Most
 //! namespaces matter to no policy of a node, so their pods are not looked at, and only what stays is copied.
 
-use crate::alike::{Alike, owned};
+use crate::alike::{Seen, owned};
 use netpolc_frontend::model::DEFAULT_NODE;
 use netpolc_frontend::objects::{
     ClusterPeer, ClusterPolicy, ContainerPort, Labels, NAMESPACE_NAME_LABEL, Namespace, Node, Objects,
@@ -72,8 +73,8 @@ pub struct Slice {
     pub objects: Objects,
     /// Objects of the API have no texts; the policies' sources bear their names.
     pub sources: Sources,
-    /// Which pods the rules cannot tell apart.
-    pub alike: Alike,
+    /// What rules can see of pods.
+    pub seen: Seen,
 }
 
 /// Whom a peer matches: its namespaces by labels or by name, and its pods.
@@ -91,6 +92,8 @@ pub(crate) struct Asked {
     port_names: BTreeSet<String>,
     /// A named port is looked up on whatever pod has an address.
     pub(crate) every_pod: bool,
+    /// A peer is a node.
+    nodes: bool,
 }
 
 impl Asked {
@@ -132,9 +135,8 @@ impl Asked {
             for peer in &rule.peers {
                 match peer {
                     ClusterPeer::Pods(of, pods) => self.peer(Namespaces::Matching(of.clone()), pods),
-                    ClusterPeer::Nodes(_) | ClusterPeer::Networks(_) | ClusterPeer::Unknown => {
-                        by_address = true;
-                    }
+                    ClusterPeer::Nodes(_) => (self.nodes, by_address) = (true, true),
+                    ClusterPeer::Networks(_) | ClusterPeer::Unknown => by_address = true,
                 }
             }
             self.ports(rule.ports.as_deref(), by_address);
@@ -214,9 +216,12 @@ pub fn slice(cluster: &Cluster<'_>) -> Slice {
     }
     let mut sources = Sources::default();
     sources.add("API server", Vec::new());
+    let with_pods: BTreeSet<&str> = pods.iter().map(|pod| pod.namespace.as_str()).collect();
+    let namespaces = cluster.namespaces.iter().filter(|n| with_pods.contains(n.name.as_str()));
+    let nodes = cluster.nodes.iter().filter(|node| asked.nodes || node.name == cluster.node);
     let objects = Objects {
-        namespaces: cluster.namespaces.iter().copied().cloned().collect(),
-        nodes: cluster.nodes.iter().map(|node| node.clone().into_owned()).collect(),
+        namespaces: namespaces.copied().cloned().collect(),
+        nodes: nodes.map(|node| node.clone().into_owned()).collect(),
         pods,
         workloads: Vec::new(),
         policies: policies.into_iter().map(|policy| named(policy, &mut sources)).collect(),
@@ -225,8 +230,8 @@ pub fn slice(cluster: &Cluster<'_>) -> Slice {
             .collect(),
     };
     let selectors = owned(&selectors);
-    let alike = Alike::new(cluster.node, asked, selectors, &objects);
-    Slice { objects, sources, alike }
+    let seen = Seen { node: cluster.node.to_owned(), asked, selectors };
+    Slice { objects, sources, seen }
 }
 
 /// Key and value.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::alike::{Addresses, Verdict};
+use crate::alike::{Addresses, Alike, Seen, Verdict};
 use crate::compile::{Wanted, compile};
 use netpolc_bundle::rebind::Rebind;
 use netpolc_bundle::{Artifact, Backend};
@@ -105,7 +105,7 @@ fn what_is_left_out_changes_nothing() {
         assert!(some.objects.policies.len() < objects.policies.len() || node == "n2", "{node}");
         let bundle = compile(some.objects, &some.sources, node, &[Backend::Nftables], None).unwrap();
         builder.prove(&bundle).unwrap();
-        let all = Slice { objects: objects.clone(), sources: sources.clone(), alike: Alike::default() };
+        let all = Slice { objects: objects.clone(), sources: sources.clone(), seen: Seen::default() };
         let all = compile(all.objects, &all.sources, node, &[Backend::Nftables], None).unwrap();
         assert_eq!(bundle.bindings().unwrap(), all.bindings().unwrap());
     }
@@ -153,7 +153,8 @@ fn what_comes_and_goes_is_judged_as_if_it_were_compiled() {
     for (backend, artifact) in [(Backend::Nftables, Artifact::Nftables), (Backend::Ebpf, Artifact::Ebpf)] {
         let (mut objects, _) = cluster();
         let start = |objects: &Objects| {
-            let Slice { objects, sources, alike } = slice_of(objects, "n0");
+            let Slice { objects, sources, seen } = slice_of(objects, "n0");
+            let alike = Alike::new(seen, &objects);
             (alike, compile(objects, &sources, "n0", &[backend], None).unwrap())
         };
         let (mut alike, mut bundle) = start(&objects);
