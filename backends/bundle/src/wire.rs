@@ -139,6 +139,8 @@ fn nothing_else<'de, D: Deserializer<'de>>(from: D) -> Result<(), D::Error> {
 
 /// Most bytes of the JSON text of a frame. Ours: the largest is the list of a cluster's nodes.
 pub const FRAME_BYTES: u32 = 4 << 20;
+/// As many bytes are made room for before they come.
+const READ_AHEAD: usize = 64 << 10;
 
 fn invalid(message: impl std::fmt::Display) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, message.to_string())
@@ -171,12 +173,19 @@ pub fn receive<T: DeserializeOwned>(from: &mut dyn Read) -> io::Result<Option<T>
     if length > FRAME_BYTES {
         return Err(invalid(format!("a message of {length} bytes; at most {FRAME_BYTES} are taken")));
     }
-    let mut text = Vec::new();
-    from.take(u64::from(length)).read_to_end(&mut text)?;
-    if text.len() as u64 != u64::from(length) {
+    let text = read_all(from, u64::from(length))?;
+    serde_json::from_slice(&text).map(Some).map_err(invalid)
+}
+
+/// Reads so many bytes. Room is made for what comes, not for what was announced, but for the first [`READ_AHEAD`].
+fn read_all(from: &mut dyn Read, length: u64) -> io::Result<Vec<u8>> {
+    let room = usize::try_from(length).unwrap_or(READ_AHEAD).min(READ_AHEAD);
+    let mut bytes = Vec::with_capacity(room);
+    from.take(length).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 != length {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    serde_json::from_slice(&text).map(Some).map_err(invalid)
+    Ok(bytes)
 }
 
 /// Sends a bundle: the request, then its files.
@@ -205,11 +214,7 @@ pub fn receive_bundle(
         if *size > most {
             return Err(invalid(format!("{name}: more than {most} bytes")));
         }
-        let mut bytes = Vec::new();
-        from.take(*size).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 != *size {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
+        let bytes = read_all(from, *size)?;
         if read.insert(name.clone(), bytes).is_some() || read.len() > limits::FIGURES {
             return Err(invalid(format!("{name}: twice")));
         }
