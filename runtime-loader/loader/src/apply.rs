@@ -2,6 +2,7 @@
 
 use crate::cut::{Cut, Established, cut};
 use crate::dataplane::{self, Goal};
+use crate::ebpf::spare::Spare;
 use crate::judge::Judge;
 use crate::kernel::Kernel;
 use crate::nftables::observe::Early;
@@ -85,6 +86,30 @@ pub struct By<'a> {
     pub kept: Option<Backend>,
     /// What was seen of nftables' rules. If they are no longer these, they are listed.
     pub early: Option<&'a Early>,
+    /// What was seen beside the backend's rules.
+    pub beside: Option<&'a Beside>,
+    /// What of eBPF may have been made before.
+    pub spare: Option<&'a Spare>,
+}
+
+/// What was seen of the kernel beside the rules of the backend in force, a moment ago and while nobody had to wait for it: it
+/// takes several programs that list.
+#[derive(Debug)]
+pub struct Beside {
+    of: Backend,
+    /// Nothing of the other backends is there.
+    alone: bool,
+    /// Conntrack is switched on for eBPF.
+    tracked: bool,
+}
+
+impl Beside {
+    /// Looks at the kernel. What cannot be seen is left to who looks in earnest.
+    pub fn look(kernel: &mut dyn Kernel, of: Backend) -> Beside {
+        let others = dataplane::ALL.into_iter().filter(|dataplane| dataplane.backend() != of);
+        let alone = others.map(|other| other.has_any(kernel)).all(|any| matches!(any, Ok(false)));
+        Beside { of, alone, tracked: of == Backend::Ebpf && ebpf::tracks(kernel) }
+    }
 }
 
 /// As [`apply_bundle`], for one whose artifacts were read back already. To end connections is left to the caller; under eBPF
@@ -104,12 +129,24 @@ pub fn apply_read(
     let (interfaces, missing) = routes::pod_interfaces(&bindings, &kernel.routes()?);
     notes.extend(missing);
     notes.extend(bridges::bypassed(kernel, &interfaces.shared));
-    let mut goal = Goal { bundle, read, interfaces: &interfaces, established, kept: false, seen: None };
+    let spare = by.spare;
+    let mut goal = Goal {
+        bundle,
+        read,
+        interfaces: &interfaces,
+        established,
+        kept: false,
+        seen: None,
+        tracked: false,
+        spare,
+    };
     let chosen = choose(kernel, &goal, by.backend, &mut notes)?;
     goal.kept = by.kept == Some(chosen);
+    let beside = by.beside.filter(|beside| beside.of == chosen);
+    goal.tracked = beside.is_some_and(|beside| beside.tracked);
     goal.seen = by.early.and_then(Early::still);
     let (version, outcome) = dataplane::of(chosen).apply(kernel, &goal, &mut notes)?;
-    if !goal.kept {
+    if !goal.kept && !beside.is_some_and(|beside| beside.alone) {
         remove_others(kernel, chosen, &mut notes);
     }
     let interfaces = interfaces.all();

@@ -6,6 +6,7 @@
 use crate::Error;
 use crate::cut::Established;
 use crate::ebpf::Ebpf;
+use crate::ebpf::spare::Spare;
 use crate::iptables::Iptables;
 use crate::kernel::Kernel;
 use crate::nftables::Nftables;
@@ -30,8 +31,12 @@ pub struct Goal<'a> {
     /// Whether the caller has this backend in force and looks after it, so that what only another hand can have changed
     /// need not be looked at.
     pub kept: bool,
+    /// Whether the caller has seen that conntrack is switched on for eBPF.
+    pub tracked: bool,
     /// The rules of nftables that are in the kernel, if the caller knows them.
     pub seen: Option<&'a Observed>,
+    /// What of eBPF may have been made before.
+    pub spare: Option<&'a Spare>,
 }
 
 /// What happened to the rules.
@@ -132,6 +137,12 @@ pub trait Dataplane {
     /// # Errors
     /// If the kernel cannot be looked at.
     fn status(&self, kernel: &mut dyn Kernel, goal: Option<&Goal<'_>>) -> Result<Option<InForce>, Error>;
+
+    /// Whether there is anything that [`Dataplane::remove`] would take out.
+    ///
+    /// # Errors
+    /// If the kernel cannot be looked at.
+    fn has_any(&self, kernel: &mut dyn Kernel) -> Result<bool, Error>;
 
     /// Takes out everything of ours; the answer names what there was.
     ///

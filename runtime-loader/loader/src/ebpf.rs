@@ -15,6 +15,7 @@ mod generation;
 mod hook;
 pub(crate) mod judging;
 mod named;
+pub mod spare;
 mod sys;
 mod track;
 
@@ -79,7 +80,7 @@ impl Dataplane for Ebpf {
         let pair = goal.read.ebpf.as_ref().ok_or_else(none)?;
         let wanted = Wanted::of(pair, version, goal.established);
         let interfaces = interfaces(goal, &wanted.artifact.contents)?;
-        if !goal.kept {
+        if !goal.kept && !goal.tracked {
             track::switch_on(kernel)?;
         }
         let dir = bpffs::find_or_mount()?;
@@ -95,7 +96,7 @@ impl Dataplane for Ebpf {
             return Ok((version, if changed { Outcome::Interfaces } else { Outcome::Unchanged }));
         }
         let fresh = next_generation(&dir);
-        let made = Generation::create(&fresh, &wanted, &interfaces).and_then(|made| {
+        let made = Generation::create(&fresh, &wanted, &interfaces, goal.spare).and_then(|made| {
             let hook = Hook::open_or_create(&dir)?;
             hook.switch(&made.program)?;
             Ok(made)
@@ -134,6 +135,10 @@ impl Dataplane for Ebpf {
         Ok(Some(found))
     }
 
+    fn has_any(&self, kernel: &mut dyn Kernel) -> Result<bool, Error> {
+        Ok(bpffs::find()?.is_some_and(|dir| dir.exists()) || track::has_any(kernel)?)
+    }
+
     fn remove(&self, kernel: &mut dyn Kernel) -> Result<Vec<String>, Error> {
         let mut removed = Vec::new();
         if let Some(dir) = bpffs::find()? {
@@ -149,6 +154,21 @@ impl Dataplane for Ebpf {
         removed.extend(track::remove(kernel)?);
         Ok(removed)
     }
+}
+
+/// Whether conntrack is switched on.
+pub(crate) fn tracks(kernel: &mut dyn Kernel) -> bool {
+    track::is_on(kernel).unwrap_or(false)
+}
+
+/// The version in force and the interfaces that it knows, if it is as its maps were filled; without conntrack, for which
+/// programs have to be asked.
+pub(crate) fn stamp() -> Option<(String, Vec<String>)> {
+    let dir = bpffs::find().ok()??;
+    let seen = observe(&dir);
+    let drift = seen.drift(&dir);
+    let InForce { version, interfaces, .. } = seen.in_force(drift);
+    Some((version?, interfaces))
 }
 
 /// What differs from the bundle, with a packet that is judged otherwise, if there is one and the program is the bundle's.

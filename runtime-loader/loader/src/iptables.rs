@@ -121,6 +121,11 @@ impl Dataplane for Iptables {
         Ok(Some(in_force(&seen, drift, dropped)))
     }
 
+    fn has_any(&self, kernel: &mut dyn Kernel) -> Result<bool, Error> {
+        let views = Views::take_ours(kernel, Scope::Ours)?.views;
+        Ok(views.iter().any(View::has_ours) || !observe::set_names(&observe::saved_sets(kernel)?).is_empty())
+    }
+
     fn remove(&self, kernel: &mut dyn Kernel) -> Result<Vec<String>, Error> {
         let mut removed = Vec::new();
         for view in Views::take_ours(kernel, Scope::Ours)?.views {

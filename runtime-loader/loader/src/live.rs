@@ -62,6 +62,11 @@ impl Live {
         self.version
     }
 
+    /// What was read back.
+    pub fn read(&self) -> Arc<ReadBack> {
+        self.read.clone()
+    }
+
     /// The bundle that would bring this into force.
     ///
     /// # Errors

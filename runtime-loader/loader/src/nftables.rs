@@ -17,7 +17,7 @@ use netpolc_bundle::nft::{FILLED, Family, Ruleset};
 use netpolc_bundle::{Artifact, Backend, Version};
 use observe::{Observed, observe};
 use plan::Goal;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 /// Our tables of nftables, by way of the program nft.
@@ -95,16 +95,24 @@ impl Dataplane for Nftables {
         Ok(Some(in_force(&seen, drift)))
     }
 
+    fn has_any(&self, kernel: &mut dyn Kernel) -> Result<bool, Error> {
+        Ok(!tables(kernel)?.is_empty())
+    }
+
     fn remove(&self, kernel: &mut dyn Kernel) -> Result<Vec<String>, Error> {
-        let tables = match kernel.tables() {
-            Ok(tables) => tables,
-            Err(Error::NoProgram { .. }) => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        };
+        let tables = tables(kernel)?;
         if !tables.is_empty() {
             kernel.run(&plan::remove(tables.iter()))?;
         }
         Ok(tables.iter().map(|family| format!("table {family} netpolc")).collect())
+    }
+}
+
+/// Our tables; none where there is no nft.
+fn tables(kernel: &mut dyn Kernel) -> Result<BTreeSet<Family>, Error> {
+    match kernel.tables() {
+        Err(Error::NoProgram { .. }) => Ok(BTreeSet::new()),
+        found => found,
     }
 }
 

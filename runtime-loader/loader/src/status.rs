@@ -52,6 +52,8 @@ pub fn status_of(kernel: &mut dyn Kernel, bundle: &Bundle, read: &ReadBack) -> R
         established: Established::Cut,
         kept: false,
         seen: None,
+        spare: None,
+        tracked: false,
     };
     look(kernel, Some(&goal))
 }

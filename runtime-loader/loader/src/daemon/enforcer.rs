@@ -1,9 +1,10 @@
 //! What the daemon needs of whatever enforces a bundle.
 
 use super::audit::audited;
-use crate::apply::{self, By, Choice, Outcome, Report};
+use crate::apply::{self, Beside, By, Choice, Outcome, Report};
 use crate::batch::Committed;
 use crate::cut::Established;
+use crate::ebpf::spare::Spare;
 use crate::iptables::known::{self, Known};
 use crate::iptables::variant::Tools;
 use crate::judge::Judge;
@@ -12,7 +13,7 @@ use crate::live::{Live, Switched};
 use crate::nftables::observe::Early;
 use crate::routes::Routes;
 use crate::status::{self, Status};
-use crate::{Error, bridges, dataplane, generation};
+use crate::{Error, bridges, ebpf, generation};
 use netpolc_bundle::ipt::Ruleset;
 use netpolc_bundle::nft::run::Packet;
 use netpolc_bundle::rebind::{Rebind, Unlike};
@@ -46,11 +47,11 @@ pub trait Enforcer: Send {
         form: &Bundle,
         established: Established,
         how: Look,
-        early: Option<&Early>,
+        before: &Before,
     ) -> Result<Report, Error>;
 
-    /// Whether a look begins with a list of rules of nftables, so that it is shorter if somebody has [made](Early::look) one.
-    fn lists_rules(&self) -> bool;
+    /// What has brought the last bundle into force.
+    fn last(&self) -> Option<Backend>;
 
     /// Lets addresses come and go in what is in force. `pods` are those of the node as they are then. To end connections of
     /// these addresses is [left](Enforcer::take_uncut).
@@ -64,6 +65,9 @@ pub trait Enforcer: Send {
         pods: &Bindings,
         established: Established,
     ) -> Result<Version, Error>;
+
+    /// Work for the next bundle that can be done before it comes, without the lock and beside everything else.
+    fn spare_work(&self, established: Established) -> Option<Box<dyn FnOnce() + Send>>;
 
     /// Whether there may be connections to end that nobody has [taken](Enforcer::take_uncut).
     fn has_uncut(&self) -> bool;
@@ -114,6 +118,15 @@ pub trait Enforcer: Send {
     fn stamp(&mut self) -> Option<Stamp>;
 }
 
+/// What was seen without the lock, before a look.
+#[derive(Debug, Default)]
+pub struct Before {
+    /// The rules of nftables.
+    pub early: Option<Early>,
+    /// What else there is.
+    pub beside: Option<Beside>,
+}
+
 /// How much [`Enforcer::look`] looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Look {
@@ -137,8 +150,8 @@ enum Seen {
     /// The number of the last transaction of nftables.
     Generation(u32),
     /// The version in force, and the interfaces that it knows: programs and their maps are changed by no one in passing,
-    /// but their pins can be removed.
-    Programs(String, Vec<String>),
+    /// but their pins can be removed, and the rules of nftables that switch conntrack on.
+    Programs { version: String, interfaces: Vec<String>, rules: Option<u32> },
 }
 
 /// The kernel of this network namespace, anew for each operation: so the lock is held no longer than one takes, and a
@@ -159,6 +172,8 @@ pub struct ThisKernel {
     rules: Option<(Version, Arc<Ruleset>)>,
     /// Connections to end.
     uncut: Option<Uncut>,
+    /// Under eBPF, what the next version finds made.
+    spare: Arc<Spare>,
     /// The interfaces of pods that were last found.
     interfaces: BTreeSet<String>,
 }
@@ -196,6 +211,7 @@ impl ThisKernel {
             tools: None,
             rules: None,
             uncut: None,
+            spare: Arc::default(),
             interfaces: BTreeSet::new(),
         }
     }
@@ -207,9 +223,12 @@ impl ThisKernel {
         form: &Bundle,
         read: ReadBack,
         established: Established,
-        (kept, early): (Option<Backend>, Option<&Early>),
+        kept: Option<Backend>,
+        before: &Before,
     ) -> Result<Report, Error> {
-        let by = By { backend: self.wanted, kept, early };
+        let Before { early, beside } = before;
+        let (early, beside, spare) = (early.as_ref(), beside.as_ref(), Some(&*self.spare));
+        let by = By { backend: self.wanted, kept, early, beside, spare };
         let report = apply::apply_read(&mut System::new(), form, &read, &by, established)?;
         self.last = Some(report.backend);
         self.interfaces.clone_from(&report.interfaces);
@@ -220,6 +239,9 @@ impl ThisKernel {
         if report.backend == Backend::Iptables && self.known.is_none() {
             let rules = read.iptables.as_ref().or(read.iptables_plain.as_ref());
             self.rules = rules.map(|rules| (report.version, Arc::new(rules.clone())));
+        }
+        if report.backend != Backend::Ebpf {
+            self.spare = Arc::default();
         }
         self.live = Live::new(report.backend, report.version, read);
         Ok(report)
@@ -314,7 +336,7 @@ impl Enforcer for ThisKernel {
         if let Some(report) = self.switch_iptables(form, &read, established)? {
             return Ok(report);
         }
-        let report = self.bring(form, read, established, (self.last, None))?;
+        let report = self.bring(form, read, established, self.last, &Before::default())?;
         // Also if it was in force already: a loader that was killed before it was done leaves no other trace.
         if established == Established::Cut {
             self.cut_later(None, None);
@@ -327,10 +349,10 @@ impl Enforcer for ThisKernel {
         form: &Bundle,
         established: Established,
         how: Look,
-        early: Option<&Early>,
+        before: &Before,
     ) -> Result<Report, Error> {
         let kept = self.last.filter(|_| how == Look::Changes);
-        let report = self.bring(form, form.read_back()?, established, (kept, early))?;
+        let report = self.bring(form, form.read_back()?, established, kept, before)?;
         let missing = matches!(report.outcome, Outcome::Applied | Outcome::Repaired | Outcome::Comments);
         if missing && established == Established::Cut {
             self.cut_later(None, None);
@@ -338,8 +360,8 @@ impl Enforcer for ThisKernel {
         Ok(report)
     }
 
-    fn lists_rules(&self) -> bool {
-        self.last == Some(Backend::Nftables)
+    fn last(&self) -> Option<Backend> {
+        self.last
     }
 
     fn rebind(
@@ -356,6 +378,17 @@ impl Enforcer for ThisKernel {
             self.cut_later(committed, Some(change.gone.iter().copied().chain(new).collect()));
         }
         Ok(self.live.insert(live).version())
+    }
+
+    fn spare_work(&self, established: Established) -> Option<Box<dyn FnOnce() + Send>> {
+        if self.last != Some(Backend::Ebpf) {
+            return None;
+        }
+        let (read, spare) = (self.live.as_ref()?.read(), self.spare.clone());
+        Some(Box::new(move || {
+            // The next version is then made as a whole, or says itself why it cannot be.
+            let _ = spare.provide(&read, established);
+        }))
     }
 
     fn has_uncut(&self) -> bool {
@@ -422,9 +455,8 @@ impl Enforcer for ThisKernel {
         let seen = match last {
             Backend::Nftables => Seen::Generation(generation::current().ok()?),
             Backend::Ebpf => {
-                let found = dataplane::of(Backend::Ebpf).status(&mut kernel, None).ok()??;
-                let version = found.version.filter(|_| found.drift.is_empty())?;
-                Seen::Programs(version, found.interfaces)
+                let (version, interfaces) = ebpf::stamp()?;
+                Seen::Programs { version, interfaces, rules: generation::current().ok() }
             }
             Backend::Iptables => return None,
         };

@@ -5,7 +5,7 @@
 //! to go on is in the kernel, and on disk ([`store`]).
 //!
 //! Threads: the main one waits, looks and writes down; one accepts connections, each of which has a thread; one ends
-//! connections that rules would not let begin; one serves the metrics. What they share is behind one lock ([`state`]).
+//! connections that rules would not let begin; one makes what the next bundle needs; one serves the metrics. What they share is behind one lock ([`state`]).
 
 pub mod ask;
 pub mod audit;
@@ -107,6 +107,8 @@ pub fn run(options: Options, established: Established, enforcer: Box<dyn Enforce
     }
     let shared = state.clone();
     spawn("settle", move || shared.settle_forever())?;
+    let shared = state.clone();
+    spawn("provide", move || shared.provide_forever())?;
     let shared = state.clone();
     spawn("accept", move || serve::serve(&listener, &shared))?;
     watch(&mut wake, &state, options.interval);

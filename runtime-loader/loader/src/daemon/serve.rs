@@ -258,6 +258,7 @@ fn converse(stream: UnixStream, guest: &Guest, state: &State) {
         let answer = answer.unwrap_or_else(|error| FromLoader::Failed { message: error.to_string() });
         let answered = answer_with(&stream, &answer);
         state.wake_settler();
+        state.wake_provider();
         if answered.is_err() {
             return;
         }

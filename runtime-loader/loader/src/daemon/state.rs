@@ -3,12 +3,12 @@
 mod inner;
 mod settle;
 
-use super::enforcer::{Enforcer, Look};
+use super::enforcer::{Before, Enforcer, Look};
 use super::faults::{Faults, Part};
 use super::log::{Level, log};
 use super::store::Store;
 use crate::Error;
-use crate::apply::{Outcome, Report};
+use crate::apply::{Beside, Outcome, Report};
 use crate::cut::Established;
 use crate::kernel::System;
 use crate::nftables::observe::Early;
@@ -17,7 +17,7 @@ use crate::status::Status;
 use inner::{Held, Inner, Since, said};
 use netpolc_bundle::rebind::{Rebind, Unlike};
 use netpolc_bundle::wire::Network;
-use netpolc_bundle::{Bundle, Version};
+use netpolc_bundle::{Backend, Bundle, Version};
 use std::collections::BTreeSet;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -27,6 +27,8 @@ const FRESH: Duration = Duration::from_secs(5);
 
 /// How long nothing must have come for rules to be listed without the lock.
 const CALM: Duration = Duration::from_millis(100);
+/// How often that is waited for.
+const CALM_TRIES: usize = 5;
 
 /// Figures for the metrics; they only grow.
 #[derive(Debug, Clone, Copy, Default)]
@@ -59,6 +61,8 @@ pub struct State {
     inner: Mutex<Inner>,
     /// Told when connections may have to end.
     unsettled: Condvar,
+    /// Told when a bundle has come into force.
+    applied: Condvar,
     manner: Manner,
     store: Store,
 }
@@ -91,6 +95,7 @@ impl State {
             network_unsaved: false,
             stamp: None,
             unconfirmed: false,
+            spent: false,
             counters: Counters::default(),
             last_apply: Duration::ZERO,
             status: None,
@@ -100,7 +105,7 @@ impl State {
             faults: Faults::default(),
             closing: None,
         };
-        State { inner: Mutex::new(inner), unsettled: Condvar::new(), manner, store }
+        State { inner: Mutex::new(inner), unsettled: Condvar::new(), applied: Condvar::new(), manner, store }
     }
 
     /// A thread that panicked has left nothing half done that the next look would not find.
@@ -184,6 +189,7 @@ impl State {
             }
         };
         inner.counters.applies += 1;
+        inner.spent = true;
         inner.unconfirmed |= !report.confirmed;
         let artifacts = &form.manifest.artifacts;
         let same = inner.held.as_ref().filter(|held| held.form.manifest.artifacts == *artifacts);
@@ -276,20 +282,36 @@ impl State {
         }
     }
 
-    /// Lists the rules without the lock, so that nobody has to wait for that. Where something has come a moment ago, more is
-    /// to be expected, which would make the list worthless.
+    /// Lists what there is without the lock, so that nobody has to wait for that. Where something has come a moment ago, more is
+    /// to be expected, which would make a list of rules worthless, so that waits for a calm moment; not for long.
     fn look_at_rules(&self, how: Look) {
         let mut inner = self.lock();
         if how == Look::Whole {
             inner.looked = Instant::now();
         }
-        let mut early = None;
-        if inner.came.elapsed() >= CALM && inner.lists_rules() {
+        let mut before = Before::default();
+        if let Some(backend) = inner.looks_at() {
+            let mut calm = inner.came.elapsed();
+            for _ in 0..CALM_TRIES {
+                if backend != Backend::Nftables || calm >= CALM {
+                    break;
+                }
+                drop(inner);
+                std::thread::sleep(CALM - calm);
+                inner = self.lock();
+                calm = inner.came.elapsed();
+            }
             drop(inner);
-            early = Early::look(&mut System::new());
+            let kernel = &mut System::new();
+            if backend == Backend::Nftables && calm >= CALM {
+                before.early = Early::look(kernel);
+            }
+            if how == Look::Whole {
+                before.beside = Some(Beside::look(kernel, backend));
+            }
             inner = self.lock();
         }
-        inner.look_at_rules(self.manner.established, how, early.as_ref());
+        inner.look_at_rules(self.manner.established, how, &before);
     }
 
     /// Looks at the node's network alone.
@@ -327,6 +349,26 @@ impl State {
                 }
             }
         }
+    }
+
+    /// After each bundle, does what the next one would else have to wait for.
+    pub fn provide_forever(&self) {
+        loop {
+            let mut inner = self.lock();
+            while !std::mem::take(&mut inner.spent) {
+                inner = self.applied.wait(inner).unwrap_or_else(PoisonError::into_inner);
+            }
+            let work = inner.enforcer.spare_work(self.manner.established);
+            drop(inner);
+            if let Some(work) = work {
+                work();
+            }
+        }
+    }
+
+    /// A bundle has come into force, and its sender knows.
+    pub fn wake_provider(&self) {
+        self.applied.notify_one();
     }
 
     /// Counts a request that was no request.

@@ -7,6 +7,7 @@
 //! | `pods`, `blocks`, `pairs`, `ports`, `interfaces`, `denied` | its maps |
 //! | `meta` | an array of one entry, frozen: the version, the digest of the contents, `cut` or `keep` |
 
+use super::spare::{Blank, Spare};
 use super::sys::{self, MapFd, ObjectFd, Shape};
 use crate::Error;
 use crate::cut::Established;
@@ -126,7 +127,8 @@ pub(super) fn kernel_types() -> Result<&'static BTreeMap<Field, u32>, Error> {
 }
 
 impl Generation {
-    /// Makes maps, fills them, loads the program and pins everything into a new directory. No packet meets it yet.
+    /// Makes maps, fills them, loads the program and pins everything into a new directory. No packet meets it yet. Maps and
+    /// program may be there already.
     ///
     /// # Errors
     /// What the kernel refuses; then the directory may be there, with part of the pins.
@@ -134,21 +136,14 @@ impl Generation {
         dir: &Path,
         wanted: &Wanted<'_>,
         interfaces: &BTreeMap<u32, u32>,
+        spare: Option<&Spare>,
     ) -> Result<Generation, Error> {
         let artifact = wanted.artifact;
-        let mut maps = BTreeMap::new();
-        for shape in &artifact.shapes {
-            let name = shape.map.name();
-            let made = MapFd::create(&Shape {
-                kind: shape.kind.number(),
-                key: shape.key,
-                value: shape.value,
-                entries: shape.entries,
-                flags: shape.flags,
-                name,
-            });
-            maps.insert(shape.map, made.map_err(|error| map_error(&format!("map {name}"), error))?);
-        }
+        let blank = match spare.and_then(|spare| spare.take(artifact)) {
+            Some(blank) => blank,
+            None => Blank::make(artifact)?,
+        };
+        let Blank { program, maps } = blank;
         fill(&maps, artifact.contents.entries())?;
         let entries = interfaces.iter().map(|(index, pod)| Entry {
             map: Map::Interfaces,
@@ -156,7 +151,6 @@ impl Generation {
             value: pod.to_le_bytes().to_vec(),
         });
         fill(&maps, entries)?;
-        let program = load_ours(artifact, &maps)?;
         fs::create_dir(dir).map_err(|error| Error::io(dir.display().to_string(), error))?;
         for (map, fd) in &maps {
             fd.pin(&dir.join(map.name())).map_err(|error| map_error("a pin", error))?;
@@ -298,6 +292,29 @@ impl Generation {
         let values = map.values()?;
         let numbers = values.chunks_exact(8).filter_map(|bytes| bytes.first_chunk());
         Ok(numbers.map(|bytes| u64::from_le_bytes(*bytes)).collect())
+    }
+}
+
+impl Blank {
+    /// For versions of an artifact.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub(super) fn make(artifact: &object::Artifact) -> Result<Blank, Error> {
+        let mut maps = BTreeMap::new();
+        for shape in &artifact.shapes {
+            let name = shape.map.name();
+            let made = MapFd::create(&Shape {
+                kind: shape.kind.number(),
+                key: shape.key,
+                value: shape.value,
+                entries: shape.entries,
+                flags: shape.flags,
+                name,
+            });
+            maps.insert(shape.map, made.map_err(|error| map_error(&format!("map {name}"), error))?);
+        }
+        Ok(Blank { program: load_ours(artifact, &maps)?, maps })
     }
 }
 

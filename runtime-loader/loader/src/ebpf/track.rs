@@ -22,10 +22,10 @@ pub(super) fn missing(kernel: &mut dyn Kernel) -> Option<String> {
 
 /// Switches it on for both families; does nothing if it is.
 pub(super) fn switch_on(kernel: &mut dyn Kernel) -> Result<(), Error> {
+    if is_on(kernel)? {
+        return Ok(());
+    }
     if kernel.has("nft") {
-        if is_on_by_nft(kernel)? {
-            return Ok(());
-        }
         // The table is emptied first, so that the rule stands there once however often this is run.
         let mut script = String::new();
         for family in ["ip", "ip6"] {
@@ -37,12 +37,42 @@ pub(super) fn switch_on(kernel: &mut dyn Kernel) -> Result<(), Error> {
         return kernel.run(&script);
     }
     for (restore, save) in IPTABLES {
-        if kernel.has(restore) && !kernel.program(save, &["-t", "filter"], "")?.contains(CHAIN) {
+        if kernel.has(restore) && !has_chain(kernel, save)? {
             let rules = format!("*filter\n:{CHAIN} - [0:0]\n-A {CHAIN} -m conntrack --ctstate NEW\nCOMMIT\n");
             kernel.program(restore, &["--noflush"], &rules)?;
         }
     }
     Ok(())
+}
+
+/// Whether it is on by a rule of ours, for both families.
+pub(super) fn is_on(kernel: &mut dyn Kernel) -> Result<bool, Error> {
+    if kernel.has("nft") {
+        return is_on_by_nft(kernel);
+    }
+    for (restore, save) in IPTABLES {
+        if kernel.has(restore) && !has_chain(kernel, save)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Whether there is anything to take out.
+pub(super) fn has_any(kernel: &mut dyn Kernel) -> Result<bool, Error> {
+    if kernel.has("nft") {
+        return Ok(!kernel.named_tables(TABLE)?.is_empty());
+    }
+    for (restore, save) in IPTABLES {
+        if kernel.has(restore) && has_chain(kernel, save)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn has_chain(kernel: &mut dyn Kernel, save: &str) -> Result<bool, Error> {
+    Ok(kernel.program(save, &["-t", "filter"], "")?.contains(CHAIN))
 }
 
 fn is_on_by_nft(kernel: &mut dyn Kernel) -> Result<bool, Error> {
@@ -76,7 +106,7 @@ pub(super) fn remove(kernel: &mut dyn Kernel) -> Result<Vec<String>, Error> {
         return Ok(removed);
     }
     for (restore, save) in IPTABLES {
-        if kernel.has(restore) && kernel.program(save, &["-t", "filter"], "")?.contains(CHAIN) {
+        if kernel.has(restore) && has_chain(kernel, save)? {
             kernel.program(restore, &["--noflush"], &format!("*filter\n-F {CHAIN}\n-X {CHAIN}\nCOMMIT\n"))?;
             removed.push(format!("chain {CHAIN}"));
         }

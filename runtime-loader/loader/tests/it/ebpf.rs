@@ -1,12 +1,17 @@
 //! What is particular to the backend eBPF in the loader.
 
+use crate::audit::{World, applied, status};
 use crate::cluster;
 use crate::common::{Dir, LOADER, Netns, unique};
+use crate::daemon::{Daemon, wait};
+use crate::lan::meet;
+use crate::switch::{bundles, reach};
 use netpolc_bundle::{Artifacts, Backend, Bundle, EBPF_CUT, EBPF_KEEP, EBPF_MAPS, EbpfFiles, Parts, store};
 use nix::sched::{CloneFlags, setns};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 fn bundle(policies: &str) -> Dir {
     let dir = Dir(std::env::temp_dir().join(unique()));
@@ -120,6 +125,60 @@ fn drift_from_another_bundle_is_shown_by_a_packet_if_the_program_is_the_same() {
     assert!(text.contains("another program than the bundle's is in force"), "{text}");
     assert!(!text.contains("e.g. "), "{text}");
     netns.load(&["remove"], 0);
+}
+
+/// The numbers of the programs that a daemon holds, other than for a moment while it looks.
+fn held(daemon: &Daemon) -> BTreeSet<u64> {
+    let now = || -> BTreeSet<u64> {
+        let files = std::fs::read_dir(format!("/proc/{}/fdinfo", daemon.child.id())).unwrap();
+        // Files come and go.
+        let texts = files.flatten().filter_map(|file| std::fs::read_to_string(file.path()).ok());
+        let number =
+            |text: String| text.lines().find_map(|line| line.strip_prefix("prog_id:")?.trim().parse().ok());
+        texts.filter_map(number).collect()
+    };
+    let mut held = now();
+    for _ in 0..5 {
+        std::thread::sleep(Duration::from_millis(20));
+        held = &held & &now();
+    }
+    held
+}
+
+/// The number of the program that the version in force began with.
+fn in_force(netns: &Netns) -> u64 {
+    let pin = pins(netns).join("program").display().to_string();
+    let output = Command::new("bpftool").args(["-j", "prog", "show", "pinned", &pin]).output().unwrap();
+    let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    shown["id"].as_u64().unwrap()
+}
+
+/// While nobody waits, the daemon has a program verified for the next version, if its maps have the same shapes.
+#[test]
+fn the_next_version_finds_its_program_made() {
+    let world = World::new(Netns::new());
+    meet(&world.client, &world.server, "10.1.0.2");
+    meet(&world.open, &world.server, "10.1.0.2");
+    let bundles = bundles(Backend::Ebpf);
+    let daemon = Daemon::start(&world.node, &world.dir, &["--backend=ebpf"]);
+    let another = |before: &BTreeSet<u64>| {
+        wait("another is made", || held(&daemon).difference(before).count() == 1);
+        held(&daemon)
+    };
+    let mut made = BTreeSet::new();
+    for (bundle, reached) in [(0, [true, false]), (1, [false, true]), (0, [true, false])] {
+        applied(&daemon, &bundles[bundle]);
+        let found = made.contains(&in_force(&world.node));
+        assert!(made.is_empty() || found, "{made:?}\n{}", daemon.log());
+        assert_eq!(reach(&world), reached);
+        made = another(&made);
+    }
+    // There are fewer columns, so what is there does not fit, and is given up.
+    applied(&daemon, &bundles[2]);
+    assert!(!made.contains(&in_force(&world.node)));
+    assert_eq!(reach(&world), [false, false]);
+    assert!(another(&made).is_disjoint(&made));
+    assert_eq!(status(&daemon)["in_force"], true);
 }
 
 /// The kernel would take it: it ends and stays within its bounds, as would one that reads any memory of the kernel.

@@ -4,14 +4,13 @@ use super::{Counters, settle};
 use crate::Error;
 use crate::apply::{Outcome, Report};
 use crate::cut::Established;
-use crate::daemon::enforcer::{Enforcer, Look, Stamp};
+use crate::daemon::enforcer::{Before, Enforcer, Look, Stamp};
 use crate::daemon::faults::{Faults, Part};
 use crate::daemon::log::{Level, log};
-use crate::nftables::observe::Early;
 use crate::node::{self, Closing, CniMode, Node};
 use crate::status::Status;
 use netpolc_bundle::wire::Network;
-use netpolc_bundle::{Bindings, Bundle};
+use netpolc_bundle::{Backend, Bindings, Bundle};
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -44,6 +43,8 @@ pub(super) struct Inner {
     pub(super) stamp: Option<Stamp>,
     /// Whether the kernel took rules that were not read back since.
     pub(super) unconfirmed: bool,
+    /// Whether a bundle has come since what it found made was last made anew.
+    pub(super) spent: bool,
     pub(super) counters: Counters,
     pub(super) last_apply: Duration,
     pub(super) status: Option<(Instant, Status)>,
@@ -114,14 +115,15 @@ impl Inner {
         stamp.is_some() && stamp == self.stamp.as_ref()
     }
 
-    /// Whether [`look_at_rules`](Inner::look_at_rules) would list rules of nftables.
-    pub(super) fn lists_rules(&mut self) -> bool {
+    /// Which backend [`look_at_rules`](Inner::look_at_rules) would look at, unless nothing can have changed since the last look.
+    pub(super) fn looks_at(&mut self) -> Option<Backend> {
+        let backend = self.enforcer.last().filter(|_| self.held.is_some())?;
         let stamp = self.enforcer.stamp();
-        self.held.is_some() && self.enforcer.lists_rules() && !self.is_as_seen(stamp.as_ref())
+        (!self.is_as_seen(stamp.as_ref())).then_some(backend)
     }
 
-    /// `early` is what was seen of the rules without the lock.
-    pub(super) fn look_at_rules(&mut self, established: Established, how: Look, early: Option<&Early>) {
+    /// `before` is what was seen without the lock.
+    pub(super) fn look_at_rules(&mut self, established: Established, how: Look, before: &Before) {
         // Taken before the look: what changes meanwhile makes the next one differ.
         let stamp = self.enforcer.stamp();
         if self.is_as_seen(stamp.as_ref()) {
@@ -131,7 +133,7 @@ impl Inner {
             return self.faults.fault(Part::Rules, &error);
         }
         let Some(held) = &self.held else { return };
-        match self.enforcer.look(&held.form, established, how, early) {
+        match self.enforcer.look(&held.form, established, how, before) {
             Ok(report) => {
                 self.unconfirmed = false;
                 let seen = how == Look::Whole && report.outcome == Outcome::Unchanged;
