@@ -97,7 +97,7 @@ fn damaged_objects_do_no_harm() {
 #[test]
 fn an_object_for_other_contents_is_refused() {
     let node = nodes(&compiled(&shop()), Established::Cut).remove(0);
-    let wide = Contents { columns: node.contents.columns + 1, ..node.contents.clone() };
+    let wide = Contents { columns: node.contents.columns * 2, ..node.contents.clone() };
     assert!(decode(&emit(&wide, Established::Cut).unwrap(), &node.contents.text()).is_err());
     assert!(decode(&node.object, &wide.text()).is_err());
     let keep = emit(&node.contents, Established::Keep).unwrap();
