@@ -161,9 +161,12 @@ pub(crate) fn tracks(kernel: &mut dyn Kernel) -> bool {
     track::is_on(kernel).unwrap_or(false)
 }
 
-/// The version in force and the interfaces that it knows, if it is as its maps were filled; without conntrack, for which
-/// programs have to be asked.
-pub(crate) fn stamp() -> Option<(String, Vec<String>)> {
+/// The version in force and the interfaces that it knows, if all is as it should be as far as can be seen without running a
+/// program.
+pub(crate) fn stamp(kernel: &mut dyn Kernel) -> Option<(String, Vec<String>)> {
+    if !track::stands(kernel) {
+        return None;
+    }
     let dir = bpffs::find().ok()??;
     let seen = observe(&dir);
     let drift = seen.drift(&dir);

@@ -150,8 +150,8 @@ enum Seen {
     /// The number of the last transaction of nftables.
     Generation(u32),
     /// The version in force, and the interfaces that it knows: programs and their maps are changed by no one in passing,
-    /// but their pins can be removed, and the rules of nftables that switch conntrack on.
-    Programs { version: String, interfaces: Vec<String>, rules: Option<u32> },
+    /// but their pins can be removed.
+    Programs(String, Vec<String>),
 }
 
 /// The kernel of this network namespace, anew for each operation: so the lock is held no longer than one takes, and a
@@ -455,8 +455,8 @@ impl Enforcer for ThisKernel {
         let seen = match last {
             Backend::Nftables => Seen::Generation(generation::current().ok()?),
             Backend::Ebpf => {
-                let (version, interfaces) = ebpf::stamp()?;
-                Seen::Programs { version, interfaces, rules: generation::current().ok() }
+                let (version, interfaces) = ebpf::stamp(&mut kernel)?;
+                Seen::Programs(version, interfaces)
             }
             Backend::Iptables => return None,
         };

@@ -5,7 +5,8 @@
 //! to go on is in the kernel, and on disk ([`store`]).
 //!
 //! Threads: the main one waits, looks and writes down; one accepts connections, each of which has a thread; one ends
-//! connections that rules would not let begin; one makes what the next bundle needs; one serves the metrics. What they share is behind one lock ([`state`]).
+//! connections that rules would not let begin; one makes what the next bundle needs; one serves the metrics. What they share
+//! is behind one lock ([`state`]).
 
 pub mod ask;
 pub mod audit;

@@ -4,9 +4,13 @@
 
 use crate::Error;
 use crate::kernel::Kernel;
+use crate::tables;
+use netpolc_bundle::nft::Family;
 
 /// The table of nftables with the rule.
 const TABLE: &str = "netpolc_conntrack";
+/// Its chain.
+const INERT: &str = "inert";
 /// The chain of iptables with the rule.
 const CHAIN: &str = "NETPOLC-CONNTRACK";
 
@@ -30,8 +34,8 @@ pub(super) fn switch_on(kernel: &mut dyn Kernel) -> Result<(), Error> {
         let mut script = String::new();
         for family in ["ip", "ip6"] {
             script.push_str(&format!(
-                "add table {family} {TABLE}\nflush table {family} {TABLE}\nadd chain {family} {TABLE} inert\n\
-                 add rule {family} {TABLE} inert ct state new comment \"keeps conntrack on; no packet comes here\"\n"
+                "add table {family} {TABLE}\nflush table {family} {TABLE}\nadd chain {family} {TABLE} {INERT}\n\
+                 add rule {family} {TABLE} {INERT} ct state new comment \"keeps conntrack on; no packet comes here\"\n"
             ));
         }
         return kernel.run(&script);
@@ -56,6 +60,12 @@ pub(super) fn is_on(kernel: &mut dyn Kernel) -> Result<bool, Error> {
         }
     }
     Ok(true)
+}
+
+/// Whether the rule of nftables seems to stand, without running a program; true where iptables is used.
+pub(super) fn stands(kernel: &mut dyn Kernel) -> bool {
+    let has_rule = |family| tables::uses(family, TABLE, INERT).is_ok_and(|uses| uses > 0);
+    !kernel.has("nft") || [Family::Ip, Family::Ip6].into_iter().all(has_rule)
 }
 
 /// Whether there is anything to take out.

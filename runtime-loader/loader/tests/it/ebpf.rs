@@ -181,6 +181,29 @@ fn the_next_version_finds_its_program_made() {
     assert_eq!(status(&daemon)["in_force"], true);
 }
 
+/// Without that rule conntrack would be off in this namespace, and every reply would look like something that opens no connection.
+#[test]
+fn the_rule_that_keeps_conntrack_on_is_made_anew() {
+    let world = World::new(Netns::new());
+    let daemon = Daemon::start(&world.node, &world.dir, &["--backend=ebpf", "--interval=0.2"]);
+    applied(&daemon, &bundles(Backend::Ebpf)[0]);
+    let stands = || {
+        let rules = ["ip", "ip6"].map(|family| {
+            let listing = format!("nft list table {family} netpolc_conntrack 2>/dev/null || true");
+            world.node.sh(&listing).contains("ct state new")
+        });
+        rules == [true, true]
+    };
+    for by in
+        ["delete table ip netpolc_conntrack", "flush chain ip6 netpolc_conntrack inert", "flush ruleset"]
+    {
+        wait("it stands, and a look found nothing", || stands() && status(&daemon)["in_force"] == true);
+        std::thread::sleep(Duration::from_millis(500));
+        world.node.sh(&format!("nft {by}"));
+        wait(by, stands);
+    }
+}
+
 /// The kernel would take it: it ends and stays within its bounds, as would one that reads any memory of the kernel.
 #[test]
 fn a_program_that_is_none_of_ours_is_not_loaded() {
