@@ -31,7 +31,7 @@ pub struct Goal<'a> {
     /// Whether the caller has this backend in force and looks after it, so that what only another hand can have changed
     /// need not be looked at.
     pub kept: bool,
-    /// Whether the caller has seen that conntrack is switched on for eBPF.
+    /// Whether the caller has seen the very rule that switches conntrack on for eBPF.
     pub tracked: bool,
     /// The rules of nftables that are in the kernel, if the caller knows them.
     pub seen: Option<&'a Observed>,

@@ -80,7 +80,9 @@ impl Dataplane for Ebpf {
         let pair = goal.read.ebpf.as_ref().ok_or_else(none)?;
         let wanted = Wanted::of(pair, version, goal.established);
         let interfaces = interfaces(goal, &wanted.artifact.contents)?;
-        if !goal.kept && !goal.tracked {
+        // Another loader may have taken the rule out since it was seen.
+        let tracks = goal.kept || goal.tracked && track::stands(kernel);
+        if !tracks {
             track::switch_on(kernel)?;
         }
         let dir = bpffs::find_or_mount()?;
