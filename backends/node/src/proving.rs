@@ -111,7 +111,9 @@ pub(crate) fn with_helpers<R>(
         for _ in 1..threads {
             let (queue, done) = (&queue, done.clone());
             // A reference of its own, since what one remembers is not shared.
-            scope.spawn(move || work(queue, &SetReference::new(model), node, &done));
+            let helper = move || work(queue, &SetReference::new(model), node, &done);
+            // One that cannot start, since there are too many already, leaves its parts to the others.
+            let _ = std::thread::Builder::new().spawn_scoped(scope, helper);
         }
         caller(Helpers { node, threads, parts, queue: &queue, done, results })
     })
@@ -138,11 +140,13 @@ impl Helpers<'_> {
         let mut done: Vec<Done> = results.iter().collect();
         // Whichever thread was faster, the outcome is the same.
         done.sort_by_key(|(number, _)| *number);
-        let mut proofs: BTreeMap<Artifact, Proof> = BTreeMap::new();
-        for (_, proven) in done {
+        let mut whole: BTreeMap<usize, (Artifact, Proof)> = BTreeMap::new();
+        for (number, proven) in done {
             let (artifact, proof) = proven?;
-            *proofs.entry(artifact).or_default() += proof;
+            whole.entry(number / threads).or_insert((artifact, Proof::default())).1 += proof;
         }
+        // The figures of an artifact with two programs are those of the last one.
+        let proofs = whole.into_values().collect();
         // A thread that panicked has told nothing, and ends the scope.
         Ok(proofs)
     }

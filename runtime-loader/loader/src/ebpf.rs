@@ -81,7 +81,7 @@ impl Dataplane for Ebpf {
         let wanted = Wanted::of(pair, version, goal.established);
         let interfaces = interfaces(goal, &wanted.artifact.contents)?;
         // Another loader may have taken the rule out since it was seen.
-        let tracks = goal.kept || goal.tracked && track::stands(kernel);
+        let tracks = goal.kept || goal.tracked && track::stands(kernel) == Some(true);
         if !tracks {
             track::switch_on(kernel)?;
         }
@@ -166,7 +166,7 @@ pub(crate) fn tracks(kernel: &mut dyn Kernel) -> bool {
 /// The version in force and the interfaces that it knows, if all is as it should be as far as can be seen without running a
 /// program.
 pub(crate) fn stamp(kernel: &mut dyn Kernel) -> Option<(String, Vec<String>)> {
-    if !track::stands(kernel) {
+    if track::stands(kernel) == Some(false) {
         return None;
     }
     let dir = bpffs::find().ok()??;

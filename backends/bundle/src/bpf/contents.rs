@@ -106,16 +106,28 @@ impl Contents {
         row.checked_sub(1).map_or(0, |r| r.saturating_mul(self.columns).saturating_add(1))
     }
 
-    /// How many entries each map must have room for (`max_entries`). A power of two, so that most changes leave the shapes of
+    /// How many entries each map must have room for (`max_entries`), at least. That of `pods`, where addresses come later, must be
+    /// [as it is made](Contents::room).
+    pub fn needs(&self, map: Map) -> u32 {
+        let at_least_one = |n: usize| u32::try_from(n.max(1)).unwrap_or(u32::MAX);
+        match map {
+            Map::Pods | Map::Interfaces => self.room(map),
+            Map::Blocks => at_least_one(self.blocks.len()),
+            Map::Pairs | Map::Denied => at_least_one(self.rows.len().saturating_mul(self.columns as usize)),
+            Map::Ports => at_least_one(self.ports.len()),
+        }
+    }
+
+    /// How many entries each map is made with room for. A power of two, so that most changes leave the shapes of
     /// maps as they are, and with them the whole object: a loader can then have it loaded before the change comes.
     pub fn room(&self, map: Map) -> u32 {
-        let room = |n: usize| u32::try_from(n.max(1).next_power_of_two()).unwrap_or(u32::MAX);
         match map {
-            Map::Pods => room(self.pods.len() * 2).max(limits::BPF_PODS_ROOM),
-            Map::Blocks => room(self.blocks.len()),
-            Map::Pairs | Map::Denied => room(self.rows.len().saturating_mul(self.columns as usize)),
-            Map::Ports => room(self.ports.len()),
+            Map::Pods => {
+                let twice = u32::try_from(self.pods.len().max(1) * 2).unwrap_or(u32::MAX);
+                twice.checked_next_power_of_two().unwrap_or(u32::MAX).max(limits::BPF_PODS_ROOM)
+            }
             Map::Interfaces => limits::BPF_INTERFACES,
+            _ => self.needs(map).checked_next_power_of_two().unwrap_or(u32::MAX),
         }
     }
 

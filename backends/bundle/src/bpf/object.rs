@@ -170,11 +170,11 @@ pub fn decode(object: &[u8], contents: &str) -> Result<Artifact, DecodeError> {
         named.ok_or_else(|| wrong(format!("{:?} is no name of a program of ours", program.name)))?;
     for shape in &shapes {
         let (kind, key, value) = shape.map.shape();
-        let room = contents.room(shape.map);
+        let (needs, room) = (contents.needs(shape.map), contents.room(shape.map));
         if (shape.kind, shape.key, shape.value, shape.flags) != (kind, key, value, kind.flags()) {
             return Err(wrong(format!("map {} is not as the program needs it", shape.map.name())));
         }
-        if shape.entries != room {
+        if !(needs..=room).contains(&shape.entries) {
             let name = shape.map.name();
             return Err(wrong(format!(
                 "map {name} has room for {}, the contents ask for {room}",

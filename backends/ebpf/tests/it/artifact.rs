@@ -5,7 +5,7 @@ use netpolc_bundle::bpf::{Field, TUPLES_APART};
 use netpolc_ebpf::btf::Btf;
 use netpolc_ebpf::contents::{Contents, Established};
 use netpolc_ebpf::decode::{LinkError, decode};
-use netpolc_ebpf::emit::emit;
+use netpolc_ebpf::emit::{emit, write};
 use netpolc_ebpf::layout::Map;
 use netpolc_ebpf::program;
 use netpolc_testkit::generate::{Options, generate};
@@ -100,6 +100,13 @@ fn an_object_for_other_contents_is_refused() {
     let wide = Contents { columns: node.contents.columns * 2, ..node.contents.clone() };
     assert!(decode(&emit(&wide, Established::Cut).unwrap(), &node.contents.text()).is_err());
     assert!(decode(&node.object, &wide.text()).is_err());
+    // Room that is not rounded up will do, and no less.
+    let with = |less| {
+        let room = |map| node.contents.needs(map) - if map == Map::Pairs { less } else { 0 };
+        decode(&write(&program::build(Established::Cut), room).unwrap(), &node.contents.text())
+    };
+    assert!(node.contents.needs(Map::Pairs) < node.contents.room(Map::Pairs));
+    assert!(with(0).is_ok() && with(1).is_err());
     let keep = emit(&node.contents, Established::Keep).unwrap();
     assert_eq!(decode(&keep, &node.contents.text()).unwrap().established, Established::Keep);
 }

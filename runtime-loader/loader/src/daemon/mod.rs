@@ -144,6 +144,8 @@ impl Drop for EndsAll {
 fn watch(wake: &mut Wake, state: &State, interval: Duration) {
     let mut next = Instant::now();
     loop {
+        // Looks take their time.
+        state.save();
         let now = Instant::now();
         if now >= next {
             state.look();

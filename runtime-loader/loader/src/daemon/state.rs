@@ -151,6 +151,7 @@ impl State {
         inner.held = Some(Held { form, pods, stale: false, since, unsaved: None });
         match inner.apply(self.manner.established) {
             Ok(report) => {
+                inner.spent = true;
                 said(Level::Info, "resumed", &report);
                 if let Err(error) = inner.open(self.manner.audit) {
                     inner.faults.fault(Part::Node, &error);
@@ -289,8 +290,9 @@ impl State {
         if how == Look::Whole {
             inner.looked = Instant::now();
         }
+        let Some(begun) = inner.begin_look() else { return };
         let mut before = Before::default();
-        if let Some(backend) = inner.looks_at() {
+        if let Some(backend) = inner.enforcer.last() {
             let mut calm = inner.came.elapsed();
             for _ in 0..CALM_TRIES {
                 if backend != Backend::Nftables || calm >= CALM {
@@ -311,7 +313,9 @@ impl State {
             }
             inner = self.lock();
         }
-        inner.look_at_rules(self.manner.established, how, &before);
+        inner.look_at_rules(self.manner.established, how, begun, &before);
+        drop(inner);
+        self.wake_provider();
     }
 
     /// Looks at the node's network alone.

@@ -49,9 +49,10 @@ impl Spare {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The one that is there, if it is for versions of this artifact.
+    /// The one that is there, if it is for versions of this artifact. Then there is none.
     pub(super) fn take(&self, artifact: &Artifact) -> Option<Blank> {
-        self.lock().take_if(|(made, _)| made.is_of(artifact)).map(|(_, blank)| blank)
+        let (made, blank) = self.lock().take()?;
+        made.is_of(artifact).then_some(blank)
     }
 
     /// Makes one for versions like the one that was read back, in place of one for others.

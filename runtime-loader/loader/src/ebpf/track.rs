@@ -62,10 +62,10 @@ pub(super) fn is_on(kernel: &mut dyn Kernel) -> Result<bool, Error> {
     Ok(true)
 }
 
-/// Whether the rule of nftables seems to stand, without running a program; true where iptables is used.
-pub(super) fn stands(kernel: &mut dyn Kernel) -> bool {
+/// Whether the rule of nftables seems to stand, without running a program; `None` where iptables is used, which has to be run.
+pub(super) fn stands(kernel: &mut dyn Kernel) -> Option<bool> {
     let has_rule = |family| tables::uses(family, TABLE, INERT).is_ok_and(|uses| uses > 0);
-    !kernel.has("nft") || [Family::Ip, Family::Ip6].into_iter().all(has_rule)
+    kernel.has("nft").then(|| [Family::Ip, Family::Ip6].into_iter().all(has_rule))
 }
 
 /// Whether there is anything to take out.

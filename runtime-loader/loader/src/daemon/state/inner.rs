@@ -10,7 +10,7 @@ use crate::daemon::log::{Level, log};
 use crate::node::{self, Closing, CniMode, Node};
 use crate::status::Status;
 use netpolc_bundle::wire::Network;
-use netpolc_bundle::{Backend, Bindings, Bundle};
+use netpolc_bundle::{Bindings, Bundle};
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -43,7 +43,7 @@ pub(super) struct Inner {
     pub(super) stamp: Option<Stamp>,
     /// Whether the kernel took rules that were not read back since.
     pub(super) unconfirmed: bool,
-    /// Whether a bundle has come since what it found made was last made anew.
+    /// Whether what was made in advance has been used since it was last made anew.
     pub(super) spent: bool,
     pub(super) counters: Counters,
     pub(super) last_apply: Duration,
@@ -55,6 +55,12 @@ pub(super) struct Inner {
     pub(super) faults: Faults,
     /// What was last said about addresses that no pod has.
     pub(super) closing: Option<Closing>,
+}
+
+/// A look that has begun.
+pub(super) struct Begun {
+    /// As it was then: what changes meanwhile makes the next look differ.
+    stamp: Option<Stamp>,
 }
 
 /// What there was since something came into force.
@@ -115,20 +121,23 @@ impl Inner {
         stamp.is_some() && stamp == self.stamp.as_ref()
     }
 
-    /// Which backend [`look_at_rules`](Inner::look_at_rules) would look at, unless nothing can have changed since the last look.
-    pub(super) fn looks_at(&mut self) -> Option<Backend> {
-        let backend = self.enforcer.last().filter(|_| self.held.is_some())?;
+    /// The stamp that [`look_at_rules`](Inner::look_at_rules) is to remember; `None` if there is nothing to look at, or if nothing
+    /// can have changed since the last look.
+    pub(super) fn begin_look(&mut self) -> Option<Begun> {
+        self.held.as_ref()?;
         let stamp = self.enforcer.stamp();
-        (!self.is_as_seen(stamp.as_ref())).then_some(backend)
+        (!self.is_as_seen(stamp.as_ref())).then_some(Begun { stamp })
     }
 
-    /// `before` is what was seen without the lock.
-    pub(super) fn look_at_rules(&mut self, established: Established, how: Look, before: &Before) {
-        // Taken before the look: what changes meanwhile makes the next one differ.
-        let stamp = self.enforcer.stamp();
-        if self.is_as_seen(stamp.as_ref()) {
-            return;
-        }
+    /// `before` is what was seen without the lock since the look was begun.
+    pub(super) fn look_at_rules(
+        &mut self,
+        established: Established,
+        how: Look,
+        begun: Begun,
+        before: &Before,
+    ) {
+        let Begun { stamp } = begun;
         if let Err(error) = self.refresh() {
             return self.faults.fault(Part::Rules, &error);
         }
@@ -147,6 +156,7 @@ impl Inner {
                     }
                     Outcome::Applied | Outcome::Repaired | Outcome::Comments => {
                         self.counters.repairs += 1;
+                        self.spent = true;
                         self.since = Since::Nothing;
                         self.status = None;
                         said(Level::Warn, "repaired", &report);
