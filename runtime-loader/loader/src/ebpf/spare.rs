@@ -3,7 +3,7 @@
 //! Most of what a new version takes is that the kernel verifies its program, and that program is the same for every version
 //! whose maps have the same shapes: one in which a policy has other ports, say. So while nobody waits, a program is loaded
 //! with empty maps of the shapes that are in force, for the next version to fill. Nothing pins it: it goes with the process,
-//! and no packet meets it before it is a [`Generation`](super::generation::Generation).
+//! and no packet meets it before it is a version like any other.
 
 use super::sys::{MapFd, ObjectFd};
 use crate::Error;
