@@ -1,6 +1,9 @@
 //! The comparison itself.
 
 mod others;
+mod share;
+
+pub use share::Share;
 
 use super::{Artifact, Atoms, Bounds, Kind, Packet, Permitted, Reference};
 use crate::addr::{Family, bits};
@@ -51,24 +54,6 @@ impl std::ops::AddAssign for Proof {
         self.cells += o.cells;
         self.comparisons += o.comparisons;
         self.packets += o.packets;
-    }
-}
-
-/// The part of a proof that is about some of the node's addresses; all parts together are the whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Share {
-    /// Which part, from 0 on. What is about no address of the node is in the first.
-    pub which: usize,
-    /// How many there are.
-    pub of: usize,
-}
-
-impl Share {
-    /// The only part.
-    pub const WHOLE: Share = Share { which: 0, of: 1 };
-
-    fn has(self, number: usize) -> bool {
-        number % self.of.max(1) == self.which
     }
 }
 

@@ -1,7 +1,8 @@
 //! What the daemon needs of whatever enforces a bundle.
 
 use super::audit::audited;
-use crate::apply::{self, Beside, By, Choice, Outcome, Report};
+use super::look::{Before, Look};
+use crate::apply::{self, By, Choice, Outcome, Report};
 use crate::batch::Committed;
 use crate::cut::Established;
 use crate::ebpf::spare::Spare;
@@ -10,7 +11,6 @@ use crate::iptables::variant::Tools;
 use crate::judge::Judge;
 use crate::kernel::{Kernel as _, System};
 use crate::live::{Live, Switched};
-use crate::nftables::observe::Early;
 use crate::routes::Routes;
 use crate::status::{self, Status};
 use crate::{Error, bridges, ebpf, generation};
@@ -116,25 +116,6 @@ pub trait Enforcer: Send {
     /// Something that is the same at two moments only if nothing between them can have changed what is in force, or
     /// what should be. `None` if there is no such thing: then one has to look.
     fn stamp(&mut self) -> Option<Stamp>;
-}
-
-/// What was seen without the lock, before a look.
-#[derive(Debug, Default)]
-pub struct Before {
-    /// The rules of nftables.
-    pub early: Option<Early>,
-    /// What else there is.
-    pub beside: Option<Beside>,
-}
-
-/// How much [`Enforcer::look`] looks at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Look {
-    /// At everything.
-    Whole,
-    /// At what this daemon has changed: whether the kernel has made of it what it should be, and what is left over. What
-    /// other backends would have is for another look.
-    Changes,
 }
 
 /// See [`Enforcer::stamp`].

@@ -13,6 +13,7 @@ pub mod audit;
 pub mod enforcer;
 pub mod faults;
 pub mod log;
+pub mod look;
 pub mod metrics;
 pub mod serve;
 pub mod state;

@@ -3,9 +3,10 @@
 mod inner;
 mod settle;
 
-use super::enforcer::{Before, Enforcer, Look};
+use super::enforcer::Enforcer;
 use super::faults::{Faults, Part};
 use super::log::{Level, log};
+use super::look::{Before, Look};
 use super::store::Store;
 use crate::Error;
 use crate::apply::{Beside, Outcome, Report};
