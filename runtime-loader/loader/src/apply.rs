@@ -129,7 +129,6 @@ pub fn apply_read(
     let (interfaces, missing) = routes::pod_interfaces(&bindings, &kernel.routes()?);
     notes.extend(missing);
     notes.extend(bridges::bypassed(kernel, &interfaces.shared));
-    let spare = by.spare;
     let mut goal = Goal {
         bundle,
         read,
@@ -138,7 +137,7 @@ pub fn apply_read(
         kept: false,
         seen: None,
         tracked: false,
-        spare,
+        spare: by.spare,
     };
     let chosen = choose(kernel, &goal, by.backend, &mut notes)?;
     goal.kept = by.kept == Some(chosen);

@@ -116,9 +116,12 @@ impl FamilyProof<'_> {
         let Some(outside) = self.outside() else { return Ok(()) };
         let locals: Vec<(IpAddr, usize)> = self.locals.iter().map(|l| (l.addr, l.group)).collect();
         // An artifact that answered for all peers at once has been asked about most of these already.
-        let one_by_one = match (self.kinds_compared, self.is_first()) {
-            (false, _) => locals.len(),
-            (true, first) => locals.len().min(usize::from(first)),
+        let one_by_one = if !self.kinds_compared {
+            locals.len()
+        } else if self.is_first() {
+            locals.len().min(1)
+        } else {
+            0
         };
         for &(addr, group) in &locals[..one_by_one] {
             self.others_between(artifact, (addr, group), (outside, None))?;
@@ -212,7 +215,7 @@ impl FamilyProof<'_> {
                 addrs.clone().flat_map(|a| addrs.clone().map(move |b| (a, b))).filter(|(a, b)| a != b),
             );
         }
-        // The other part has those that go to an address of its own.
+        // The other parts have those that go to addresses of theirs.
         pairs.retain(|(_, dst)| self.looks.contains_key(dst));
         if let Some(outside) = self.outside().filter(|_| !self.kinds_compared) {
             let locals: Vec<IpAddr> = self.locals.iter().map(|l| l.addr).collect();
