@@ -6,7 +6,8 @@ use crate::ebpf::spare::Spare;
 use crate::judge::Judge;
 use crate::kernel::Kernel;
 use crate::nftables::observe::Early;
-use crate::{Error, bridges, ebpf, routes};
+use crate::routes::{self, PodInterfaces};
+use crate::{Error, bridges, ebpf};
 use netpolc_bundle::{Backend, Bundle, ReadBack, Version};
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -70,7 +71,7 @@ pub fn apply_bundle(
     established: Established,
 ) -> Result<Report, Error> {
     let read = bundle.read_back()?;
-    let mut report = apply_read(kernel, bundle, &read, &By { backend, ..By::default() }, established)?;
+    let (mut report, _) = apply_read(kernel, bundle, &read, &By { backend, ..By::default() }, established)?;
     if established == Established::Cut {
         report.cut = cut_denied(kernel, read, &mut report);
     }
@@ -113,7 +114,7 @@ impl Beside {
 }
 
 /// As [`apply_bundle`], for one whose artifacts were read back already. To end connections is left to the caller; under eBPF
-/// every packet is judged until [that is done](crate::live::Live::let_pass).
+/// every packet is judged until [that is done](crate::live::Live::let_pass). Gives the pods' interfaces, too.
 ///
 /// # Errors
 /// As [`apply`].
@@ -123,7 +124,7 @@ pub fn apply_read(
     read: &ReadBack,
     by: &By<'_>,
     established: Established,
-) -> Result<Report, Error> {
+) -> Result<(Report, PodInterfaces), Error> {
     let bindings = bundle.bindings()?;
     let mut notes: Vec<String> = kernel.lock()?.into_iter().collect();
     let (interfaces, missing) = routes::pod_interfaces(&bindings, &kernel.routes()?);
@@ -148,8 +149,9 @@ pub fn apply_read(
     if !goal.kept && !beside.is_some_and(|beside| beside.alone) {
         remove_others(kernel, chosen, &mut notes);
     }
-    let interfaces = interfaces.all();
-    Ok(Report { backend: chosen, version, outcome, interfaces, cut: None, confirmed: true, notes })
+    let (backend, names) = (chosen, interfaces.all());
+    let report = Report { backend, version, outcome, interfaces: names, cut: None, confirmed: true, notes };
+    Ok((report, interfaces))
 }
 
 /// The backend to use: the one that was asked for, or the first that bundle and kernel have.

@@ -24,7 +24,7 @@ pub struct Live {
     read: Arc<ReadBack>,
     /// Under nftables: what is in our tables beside it, that no packet meets.
     left: Ruleset,
-    /// The interfaces of pods that were last put into the set of them.
+    /// Under nftables: the interfaces of pods, with their addresses, that were last put into the sets of them.
     interfaces: Behind,
 }
 
@@ -40,8 +40,8 @@ pub struct Switched {
 }
 
 impl Live {
-    /// What a bundle has brought into force, if addresses can come and go in it.
-    pub fn new(backend: Backend, version: Version, read: ReadBack) -> Option<Live> {
+    /// What a bundle has brought into force with these interfaces, if addresses can come and go in it.
+    pub fn new(backend: Backend, version: Version, read: ReadBack, interfaces: Behind) -> Option<Live> {
         let none = ReadBack::default();
         let (artifact, read) = match backend {
             Backend::Ebpf => {
@@ -54,7 +54,7 @@ impl Live {
             Backend::Iptables => return None,
         };
         let (read, left) = (Arc::new(read), Ruleset::default());
-        Some(Live { artifact, version, read, left, interfaces: Behind::new() })
+        Some(Live { artifact, version, read, left, interfaces })
     }
 
     /// The version in force.

@@ -179,6 +179,28 @@ fn tcp_counters(world: &World, host: &str) -> BTreeMap<String, i64> {
     counters
 }
 
+/// What the kernel of both nodes has counted about connections (`/proc/net/stat/nf_conntrack`, hexadecimal, a line for each
+/// processor), and how many there are.
+fn connection_counters(world: &World) -> BTreeMap<String, i64> {
+    let mut counters = BTreeMap::new();
+    for node in [0, 1] {
+        let read = || fs::read_to_string("/proc/thread-self/net/stat/nf_conntrack").unwrap();
+        let text = world.sandbox.in_namespace(HostId::Node(node), read).unwrap();
+        let mut lines = text.lines();
+        let names: Vec<&str> = lines.next().unwrap().split_whitespace().collect();
+        for (processor, line) in lines.enumerate() {
+            for (name, value) in names.iter().zip(line.split_whitespace()) {
+                // The number of entries is the namespace's, and stands in each line.
+                if *name != "entries" || processor == 0 {
+                    let value = i64::from_str_radix(value, 16).unwrap();
+                    *counters.entry(format!("{name} of node {node}")).or_insert(0) += value;
+                }
+            }
+        }
+    }
+    counters
+}
+
 /// By how much each has grown that has.
 fn growth(before: &BTreeMap<String, i64>, after: &BTreeMap<String, i64>) -> BTreeMap<String, i64> {
     let grown = after.iter().map(|(name, value)| (name.clone(), value - before[name]));
@@ -190,6 +212,7 @@ fn under_traffic(world: &World, during: impl FnOnce()) -> Counts {
     let counts = Counts::default();
     let hosts = ["client", "server"];
     let before = hosts.map(|host| tcp_counters(world, host));
+    let connections = connection_counters(world);
     let families = [true, false].map(|v4| world.addr("server", v4));
     let sinks = families.map(|addr| {
         let bind = || UdpSocket::bind((addr, COUNTED)).unwrap();
@@ -230,7 +253,10 @@ fn under_traffic(world: &World, during: impl FnOnce()) -> Counts {
     let of = |name: &str| client.get(name).copied().unwrap_or(0);
     let lost = of("RetransSegs") - of("TCPDSACKRecv");
     if lost > 0 {
-        let why = format!("{lost} segments sent again; client: {client:?}; server: {server:?}");
+        let connections = growth(&connections, &connection_counters(world));
+        let why = format!(
+            "{lost} segments sent again; client: {client:?}; server: {server:?}; connections: {connections:?}"
+        );
         counts.why.set(why).unwrap();
     }
     counts.lost.fetch_add(u64::try_from(lost).unwrap_or(0), Ordering::Relaxed);

@@ -210,7 +210,7 @@ impl ThisKernel {
         let Before { early, beside } = before;
         let (early, beside, spare) = (early.as_ref(), beside.as_ref(), Some(&*self.spare));
         let by = By { backend: self.wanted, kept, early, beside, spare };
-        let report = apply::apply_read(&mut System::new(), form, &read, &by, established)?;
+        let (report, interfaces) = apply::apply_read(&mut System::new(), form, &read, &by, established)?;
         self.last = Some(report.backend);
         self.interfaces.clone_from(&report.interfaces);
         self.known = (report.backend == Backend::Iptables)
@@ -224,7 +224,7 @@ impl ThisKernel {
         if report.backend != Backend::Ebpf {
             self.spare = Arc::default();
         }
-        self.live = Live::new(report.backend, report.version, read);
+        self.live = Live::new(report.backend, report.version, read, interfaces.behind);
         Ok(report)
     }
 

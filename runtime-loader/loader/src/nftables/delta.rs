@@ -8,7 +8,8 @@
 use crate::batch::Batch;
 use crate::nftables::filled::{Behind, filling};
 use netpolc_bundle::nft::{
-    Chain, Edit, Elements, FILLED, Family, Key, MARKER_PREFIX, Ruleset, Set, TABLE, Table, Verdict, is_filled,
+    Chain, Edit, Elements, FILLED, Family, Key, MARKER_PREFIX, PODADDR, Ruleset, Set, TABLE, Table, Verdict,
+    is_filled,
 };
 use std::collections::BTreeMap;
 
@@ -83,16 +84,29 @@ pub fn switch(there: There<'_>, goal: &Ruleset) -> Option<Batch> {
     batch.fits().then_some(batch)
 }
 
-/// The interfaces of pods that come, and their addresses. `known` are those that are in the sets already. What is gone is
-/// taken out at the next look.
+/// The interfaces of pods that come, and which addresses go and come behind them. `known` are those that are in the sets
+/// already. A pair of interface and address goes at once, since a pod made anew may have its predecessor's interface, and
+/// must not send from that one's address; an interface that no longer leads to a pod is taken out at the next look, and what
+/// comes from it is dropped until then.
 #[must_use]
 pub fn interfaces(batch: &mut Batch, goal: &Ruleset, known: &Behind, behind: &Behind) -> Option<()> {
     for (family, table) in &goal.tables {
         for set in FILLED.into_iter().filter(|set| table.sets.contains_key(*set)) {
-            let known = filling(set, *family, known);
-            for key in filling(set, *family, behind).difference(&known).cloned() {
-                let edit = Edit { family: *family, set: set.to_owned(), key, verdict: None, comes: true };
-                batch.ensure(TABLE, &edit)?;
+            let (known, wanted) = (filling(set, *family, known), filling(set, *family, behind));
+            let edit = |key: &Vec<Key>, comes| Edit {
+                family: *family,
+                set: set.to_owned(),
+                key: key.clone(),
+                verdict: None,
+                comes,
+            };
+            for key in known.difference(&wanted).filter(|_| set == PODADDR) {
+                // A look may have taken it out meanwhile.
+                batch.ensure(TABLE, &edit(key, true))?;
+                batch.element(TABLE, &edit(key, false))?;
+            }
+            for key in wanted.difference(&known) {
+                batch.ensure(TABLE, &edit(key, true))?;
             }
         }
     }

@@ -4,12 +4,12 @@ use crate::audit::{SHORT, World, applied, connection, lives, pod, status};
 use crate::cluster;
 use crate::common::{Dir, Netns};
 use crate::daemon::{Daemon, dir, wait};
-use crate::lan::{meet, meets};
+use crate::lan::{inside, meet, meets};
 use netpolc_bundle::rebind::Rebind;
 use netpolc_bundle::wire::{FromLoader, ToLoader};
 use netpolc_bundle::{Artifact, Backend, Bundle, LocalPod, Version, store};
 use serde_json::Value;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 /// Five looks of the daemon.
@@ -201,6 +201,59 @@ fn new_pods_are_judged_as_their_twins_by_nftables() {
 #[test]
 fn new_pods_are_judged_as_their_twins_by_ebpf() {
     check_twins(EBPF);
+}
+
+/// Whether a datagram with this source comes from one pod to another.
+fn sends(from: &Netns, source: IpAddr, to: (&Netns, IpAddr)) -> bool {
+    let socket = inside(to.0, || UdpSocket::bind(SocketAddr::new(to.1, 0))).unwrap();
+    socket.set_read_timeout(Some(SHORT)).unwrap();
+    let sender = inside(from, || UdpSocket::bind(SocketAddr::new(source, 0))).unwrap();
+    sender.send_to(b"x", socket.local_addr().unwrap()).unwrap();
+    socket.recv(&mut [0; 8]).is_ok()
+}
+
+/// The client's interface leads to another address now, as that of a pod made anew does where its name follows from the
+/// pod's. The address before is nobody's then, and the pod may not send from it.
+fn check_renumbered(case: Case) {
+    let world = World::new(Netns::new());
+    let daemon = case.start(&world, &["--interval=60"]);
+    let bundle = bundle(&Backend::ALL);
+    applied(&daemon, &bundle);
+    reaches(&world.client, (&world.open, 3));
+    let (old, new, open) = (addresses(1), addresses(5), addresses(3));
+    let from = |source: [IpAddr; 2]| {
+        [0, 1].map(|family| sends(&world.client, source[family], (&world.open, open[family])))
+    };
+    assert_eq!(from(old), [true; 2]);
+    world.client.sh("ip addr add 10.1.0.5/32 dev eth0 && ip addr add fd00:1::5/128 dev eth0 nodad");
+    world.node.sh("ip route del 10.1.0.1 dev v1 && ip -6 route del fd00:1::1 dev v1 && \
+         ip route add 10.1.0.5 dev v1 && ip -6 route add fd00:1::5 dev v1");
+    let change = Rebind {
+        artifact: case.1,
+        from: case.version(&bundle),
+        gone: old.to_vec(),
+        like: new.into_iter().zip(old).collect(),
+        pods: vec![LocalPod { name: "shop/client".into(), addresses: new.to_vec() }],
+    };
+    let version = changed(&daemon, &change);
+    assert_eq!((from(old), from(new)), ([false; 2], [true; 2]));
+    in_force(&daemon, &version, 0);
+    // With a bundle the first address is the pod's again, and the second is nobody's.
+    world.node.sh("ip route del 10.1.0.5 dev v1 && ip -6 route del fd00:1::5 dev v1 && \
+         ip route add 10.1.0.1 dev v1 && ip -6 route add fd00:1::1 dev v1");
+    applied(&daemon, &bundle);
+    assert_eq!((from(old), from(new)), ([true; 2], [false; 2]));
+    in_force(&daemon, &case.version(&bundle).to_string(), 0);
+}
+
+#[test]
+fn a_pod_does_not_keep_its_predecessors_address_under_nftables() {
+    check_renumbered(NFTABLES);
+}
+
+#[test]
+fn a_pod_does_not_keep_its_predecessors_address_under_ebpf() {
+    check_renumbered(EBPF);
 }
 
 fn check_refused(case: Case) {
