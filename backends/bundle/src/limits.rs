@@ -102,7 +102,7 @@ pub const IPSET_MAXELEM: u64 = 1 << 24;
 // up; `struct htab_elem`), doubled for room to grow; about 64 for a prefix (`struct lpm_trie_node`, with one node
 // between for each); 16 for a pair of profile and column (8 of verdict, 8 of counter); 8,192 for a set of ports.
 
-/// Addresses in the map of pods: 150 MB of kernel memory.
+/// Addresses in the maps of pods: 150 MB of kernel memory.
 pub const BPF_PODS: usize = 1 << 20;
 
 /// Prefixes in the map of blocks: 32 MB of kernel memory.
@@ -117,7 +117,7 @@ pub const BPF_PORT_SETS: usize = 1 << 12;
 /// Interfaces of local pods, for the check of spoofed sources.
 pub const BPF_INTERFACES: u32 = 1 << 12;
 
-/// The smallest size of the map of pods, so that a few more never need a new map.
+/// The smallest size of each map of pods, so that a few more never need a new map.
 pub const BPF_PODS_ROOM: u32 = 1 << 10;
 
 /// Bytes of an object that is read back. Ours have less than 8 KiB.

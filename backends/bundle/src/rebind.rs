@@ -92,7 +92,7 @@ impl Rebind {
     }
 }
 
-/// Changes the contents of maps so that the new addresses are as those that they are like, and gives the entries of `pods`
+/// Changes the contents of maps so that the new addresses are as those that they are like, and gives the entries of pods
 /// that differ; one without a value is gone.
 ///
 /// # Errors
@@ -101,7 +101,7 @@ pub fn rebind_contents(
     contents: &mut Contents,
     change: &Rebind,
 ) -> Result<BTreeMap<IpAddr, Option<Pod>>, Unlike> {
-    let room = contents.room(Map::Pods);
+    let room = Map::PODS.map(|map| contents.room(map));
     let known: Vec<Option<Pod>> =
         change.like.iter().map(|(_, known)| contents.pods.get(known).copied()).collect();
     let mut changed = BTreeMap::new();
@@ -139,7 +139,7 @@ pub fn rebind_contents(
         contents.pods.insert(*new, pod);
         changed.insert(*new, Some(pod));
     }
-    if contents.room(Map::Pods) != room {
+    if Map::PODS.map(|map| contents.room(map)) != room {
         return Err(Unlike("the maps are too small".to_owned()));
     }
     Ok(changed)

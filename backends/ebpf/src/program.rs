@@ -8,7 +8,7 @@
 //!
 //! 1. `keep` only: what belongs to a connection that passed, or is an error about one, passes.
 //! 2. Without an entry: neighbour discovery passes; else the addresses are read from the header.
-//! 3. Both addresses are looked up: `pods`, then `blocks`.
+//! 3. Both addresses are looked up: `pods4` or `pods6`, then `blocks`.
 //! 4. A new packet from the interface of a local pod must have an address of that pod; from another interface, none of
 //!    a local pod.
 //! 5. Where neither end is an isolated pod of this node, everything passes.
@@ -61,13 +61,13 @@ pub const TUPLE_FAMILY: i16 = 18;
 pub const TUPLE_PROTOCOL: i16 = 38;
 
 // The stack, by offset from the frame pointer. A block is prefix length, family and address: a key of `blocks`, and
-// without the prefix length a key of `pods`. Both tuples of a connection are read at once to where the blocks' addresses
+// with the address alone one of `pods4` or `pods6`. Both tuples of a connection are read at once to where the blocks' addresses
 // are; what lies between them there gives way to the second block's beginning.
 const SRC: i16 = -104;
 const DST: i16 = SRC + TUPLES_APART as i16;
 const BLOCK_FAMILY: i16 = -4;
 const BLOCK_LENGTH: i16 = -8;
-/// What is known about the source: a value of `pods`.
+/// What is known about the source: a value of `pods4` or `pods6`.
 const SRC_POD: i16 = -128;
 /// What is known about the destination.
 const DST_POD: i16 = -144;
@@ -80,7 +80,7 @@ const PAIR: i16 = -220;
 /// The index of the interface that a packet with a connection came from.
 const INTERFACE: i16 = -224;
 
-// A value of `pods`.
+// A value of `pods4` or `pods6`.
 const COLUMN: i16 = 0;
 const INGRESS: i16 = 4;
 const EGRESS: i16 = 8;
@@ -201,10 +201,13 @@ fn header(asm: &mut Assembler, ends: &Ends) {
     keys(asm);
 }
 
-/// What is known about an address: the value of `pods`, or the column of `blocks` alone.
+/// What is known about an address: the value of `pods4` or `pods6`, or the column of `blocks` alone.
 fn who(asm: &mut Assembler, block: i16, pod: i16) {
     let (unbound, unknown, done) = (asm.label("unbound"), asm.label("unknown"), asm.label("done"));
-    asm.lookup(Map::Pods, block + BLOCK_FAMILY).branch(R::R0, Cond::Eq, 0, unbound);
+    let (v4, found) = (asm.label("pods4"), asm.label("found"));
+    asm.load(Size::B4, R::R1, R::FP, block + BLOCK_FAMILY).branch(R::R1, Cond::Eq, 4, v4);
+    asm.lookup(Map::Pods6, block).goto(found).place(v4);
+    asm.lookup(Map::Pods4, block).place(found).branch(R::R0, Cond::Eq, 0, unbound);
     for half in [0, 8] {
         asm.load(Size::B8, R::R1, R::R0, half).store(Size::B8, R::FP, pod + half, R::R1);
     }

@@ -22,8 +22,8 @@ const TEMPLATE_HELP: &str = "this looks like a template: render it first, for in
 /// What a text has in it.
 #[derive(Default)]
 pub(super) struct Parsed<'a> {
-    /// The documents, in order, without the empty ones. More than one only where `...` or a marker with content on its
-    /// line separates them.
+    /// The documents, in order, without the empty ones. More than one only where a marker separates them that is not on a line
+    /// of its own.
     pub(super) documents: Vec<Node<'a>>,
     /// Keys that are there twice; the documents are complete apart from them.
     pub(super) problems: Vec<Problem>,
@@ -42,6 +42,7 @@ pub(super) fn parse<'a>(text: &'a str, original: &str, base: u32) -> Parsed<'a> 
         stack: Vec::new(),
         anchors: BTreeMap::new(),
         spent: 0,
+        begun: false,
         parsed: Parsed::default(),
     };
     let mut parser = Parser::new_from_str(text);
@@ -141,6 +142,8 @@ struct Builder<'a, 't> {
     stack: Vec<Frame<'a>>,
     anchors: BTreeMap<usize, Done<'a>>,
     spent: usize,
+    /// Whether a document has begun.
+    begun: bool,
     parsed: Parsed<'a>,
 }
 
@@ -158,7 +161,15 @@ impl<'a> Builder<'a, '_> {
             _ => start,
         };
         match event {
+            // Only `...` can be in between, and there kubectl stops to read until the next `---`.
+            Event::DocumentStart(false) if self.begun => {
+                let what = "yaml: kubectl does not read what follows `...`";
+                let mut problem = Problem::new(SYNTAX, start, end.max(start + 1), what);
+                problem.help = Some("begin the document with a line `---`".into());
+                Err(problem)
+            }
             Event::DocumentStart(_) => {
+                self.begun = true;
                 self.anchors.clear();
                 self.spent = 0;
                 Ok(())

@@ -26,6 +26,16 @@ fn documents_and_lists() {
     check(&format!("\u{feff}{good}"), "policy x/p of * in [] out -");
     check(&good.replace('\n', "\r\n"), "policy x/p of * in [] out -");
     check(&format!("%YAML 1.1\n---\n{good}...\n"), "policy x/p of * in [] out -");
+    // Without a `---` after it kubectl reads no more.
+    let other = good.replace("name: p", "name: q");
+    check(
+        &format!("...\n{good}...\n# end\n---\n{other}"),
+        "policy x/p of * in [] out -\npolicy x/q of * in [] out -",
+    );
+    check(
+        &format!("{good}...\n{other}"),
+        "policy x/p of * in [] out -\n6:1 E0003 : yaml: kubectl does not read what follows `...`",
+    );
     check(&format!("# kommentar ä\n{good}"), "policy x/p of * in [] out -");
     check(
         &np("{podSelector: {matchLabels: {a: 'é'}}}").replace("é'", "b'} , é: {"),

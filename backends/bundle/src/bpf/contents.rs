@@ -106,12 +106,12 @@ impl Contents {
         row.checked_sub(1).map_or(0, |r| r.saturating_mul(self.columns).saturating_add(1))
     }
 
-    /// How many entries each map must have room for (`max_entries`), at least. That of `pods`, where addresses come later, must be
+    /// How many entries each map must have room for (`max_entries`), at least. Those of pods, where addresses come later, must be
     /// [as it is made](Contents::room).
     pub fn needs(&self, map: Map) -> u32 {
         let at_least_one = |n: usize| u32::try_from(n.max(1)).unwrap_or(u32::MAX);
         match map {
-            Map::Pods | Map::Interfaces => self.room(map),
+            Map::Pods4 | Map::Pods6 | Map::Interfaces => self.room(map),
             Map::Blocks => at_least_one(self.blocks.len()),
             Map::Pairs | Map::Denied => at_least_one(self.rows.len().saturating_mul(self.columns as usize)),
             Map::Ports => at_least_one(self.ports.len()),
@@ -122,8 +122,9 @@ impl Contents {
     /// maps as they are, and with them the whole object: a loader can then have it loaded before the change comes.
     pub fn room(&self, map: Map) -> u32 {
         match map {
-            Map::Pods => {
-                let twice = u32::try_from(self.pods.len().max(1) * 2).unwrap_or(u32::MAX);
+            Map::Pods4 | Map::Pods6 => {
+                let there = self.pods.keys().filter(|addr| Map::of_pod(**addr) == map).count();
+                let twice = u32::try_from(there.max(1) * 2).unwrap_or(u32::MAX);
                 twice.checked_next_power_of_two().unwrap_or(u32::MAX).max(limits::BPF_PODS_ROOM)
             }
             Map::Interfaces => limits::BPF_INTERFACES,
@@ -135,10 +136,10 @@ impl Contents {
     pub fn pod_entry(&self, addr: IpAddr, pod: &Pod) -> Entry {
         let words = [pod.column, self.base(pod.ingress), self.base(pod.egress), pod.pod];
         let value = words.into_iter().flat_map(u32::to_le_bytes).collect();
-        Entry { map: Map::Pods, key: layout::pod_key(addr).to_vec(), value }
+        Entry { map: Map::of_pod(addr), key: layout::pod_key(addr), value }
     }
 
-    /// All entries, in the order of maps and keys. Arrays start as zeros, which is "nothing allowed".
+    /// All entries, in the order of maps and keys: IPv4 addresses come before IPv6 ones. Arrays start as zeros, which is "nothing allowed".
     pub fn entries(&self) -> impl Iterator<Item = Entry> + '_ {
         let pods = self.pods.iter().map(|(addr, pod)| self.pod_entry(*addr, pod));
         let blocks = self.blocks.iter().map(|(block, column)| Entry {

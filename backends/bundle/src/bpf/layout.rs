@@ -3,15 +3,16 @@
 //!
 //! | map | type | key | value |
 //! |---|---|---|---|
-//! | `pods` | hash | family, address | column, ingress row, egress row, pod |
+//! | `pods4`, `pods6` | hash | address | column, ingress row, egress row, pod |
 //! | `blocks` | longest prefix | prefix length, family, address | column |
 //! | `pairs` | array | row + column | sets of TCP, UDP and SCTP ports; other protocols |
 //! | `ports` | array | set of ports - 2 | bitmap |
 //! | `interfaces` | hash | interface index | pod |
 //! | `denied` | array | as in `pairs` | packets that the row has denied to the column |
 //!
-//! Numbers are little-endian, addresses in network order; an IPv4 address is followed by twelve zero bytes, as in
-//! conntrack's own `union nf_inet_addr`. The family is 4 or 6, so an IPv4-mapped address is never taken for an IPv4 one.
+//! Numbers are little-endian, addresses in network order. A pod's address has 4 bytes or 16; each family has a map of its
+//! own, since four bytes are hashed and compared in less time. In `blocks` an IPv4 address is followed by twelve zero bytes, as
+//! in conntrack's own `union nf_inet_addr`, and the family is 4 or 6, so an IPv4-mapped address is never taken for an IPv4 one.
 
 use super::Block;
 use std::net::IpAddr;
@@ -59,8 +60,10 @@ impl MapType {
 /// One of our maps. The order is that of the object's `.maps` section.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Map {
-    /// Addresses of pods.
-    Pods,
+    /// IPv4 addresses of pods.
+    Pods4,
+    /// IPv6 addresses of pods.
+    Pods6,
     /// Prefixes.
     Blocks,
     /// What a row allows with a column.
@@ -77,12 +80,25 @@ pub enum Map {
 
 impl Map {
     /// All, in order.
-    pub const ALL: [Map; 6] = [Map::Pods, Map::Blocks, Map::Pairs, Map::Ports, Map::Interfaces, Map::Denied];
+    pub const ALL: [Map; 7] =
+        [Map::Pods4, Map::Pods6, Map::Blocks, Map::Pairs, Map::Ports, Map::Interfaces, Map::Denied];
+
+    /// Those that know pods by their addresses.
+    pub const PODS: [Map; 2] = [Map::Pods4, Map::Pods6];
+
+    /// The one that knows the pod with an address.
+    pub const fn of_pod(addr: IpAddr) -> Map {
+        match addr {
+            IpAddr::V4(_) => Map::Pods4,
+            IpAddr::V6(_) => Map::Pods6,
+        }
+    }
 
     /// The name in the object; the kernel takes 15 characters.
     pub const fn name(self) -> &'static str {
         match self {
-            Map::Pods => "pods",
+            Map::Pods4 => "pods4",
+            Map::Pods6 => "pods6",
             Map::Blocks => "blocks",
             Map::Pairs => "pairs",
             Map::Ports => "ports",
@@ -99,7 +115,8 @@ impl Map {
     /// Type, key size and value size in bytes.
     pub const fn shape(self) -> (MapType, u32, u32) {
         match self {
-            Map::Pods => (MapType::Hash, 20, 16),
+            Map::Pods4 => (MapType::Hash, 4, 16),
+            Map::Pods6 => (MapType::Hash, 16, 16),
             Map::Blocks => (MapType::Lpm, 24, 4),
             Map::Pairs => (MapType::Array, 4, 16),
             Map::Ports => (MapType::Array, 4, BITMAP_BYTES as u32),
@@ -160,7 +177,7 @@ impl Ports {
     }
 }
 
-/// The word that stands for the family of an address in keys.
+/// The word that stands for the family of an address in keys of `blocks`.
 pub const fn family_word(addr: IpAddr) -> u32 {
     match addr {
         IpAddr::V4(_) => 4,
@@ -168,40 +185,49 @@ pub const fn family_word(addr: IpAddr) -> u32 {
     }
 }
 
-/// The key of an address in `pods`.
-pub fn pod_key(addr: IpAddr) -> [u8; 20] {
-    let mut key = [0; 20];
-    key[..4].copy_from_slice(&family_word(addr).to_le_bytes());
+/// The key of an address in [its map](Map::of_pod).
+pub fn pod_key(addr: IpAddr) -> Vec<u8> {
     match addr {
-        IpAddr::V4(a) => key[4..8].copy_from_slice(&a.octets()),
-        IpAddr::V6(a) => key[4..].copy_from_slice(&a.octets()),
+        IpAddr::V4(a) => a.octets().to_vec(),
+        IpAddr::V6(a) => a.octets().to_vec(),
+    }
+}
+
+/// The address of a key of `pods4` or `pods6`; `None` if it is none of ours.
+pub fn pod_of_key(key: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(key).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(key).map(IpAddr::from)).ok()
+}
+
+/// The key of a whole address in `blocks`.
+pub fn address_key(addr: IpAddr) -> [u8; 24] {
+    let mut key = [0; 24];
+    key[..4].copy_from_slice(&160u32.to_le_bytes());
+    key[4..8].copy_from_slice(&family_word(addr).to_le_bytes());
+    match addr {
+        IpAddr::V4(a) => key[8..12].copy_from_slice(&a.octets()),
+        IpAddr::V6(a) => key[8..].copy_from_slice(&a.octets()),
     }
     key
 }
 
-/// The address of a key of `pods`; `None` if it is none of ours.
-pub fn pod_of_key(key: &[u8]) -> Option<IpAddr> {
-    let (family, addr) = key.split_first_chunk::<4>()?;
-    let addr = <[u8; 16]>::try_from(addr).ok()?;
-    match u32::from_le_bytes(*family) {
-        4 if addr[4..] == [0; 12] => Some(IpAddr::from([addr[0], addr[1], addr[2], addr[3]])),
-        6 => Some(IpAddr::from(addr)),
-        _ => None,
-    }
-}
-
 /// The key of a prefix in `blocks`: the family is part of the prefix.
 pub fn block_key(block: &Block) -> [u8; 24] {
-    let mut key = [0; 24];
+    let mut key = address_key(block.addr());
     key[..4].copy_from_slice(&(32 + u32::from(block.prefix_len())).to_le_bytes());
-    key[4..].copy_from_slice(&pod_key(block.addr()));
     key
 }
 
 /// The prefix of a key of `blocks`; `None` if it is none of ours.
 pub fn block_of_key(key: &[u8]) -> Option<Block> {
     let (len, rest) = key.split_first_chunk::<4>()?;
-    let addr = pod_of_key(rest)?;
+    let (family, addr) = rest.split_first_chunk::<4>()?;
+    let addr = <[u8; 16]>::try_from(addr).ok()?;
+    let addr = match u32::from_le_bytes(*family) {
+        4 if addr[4..] == [0; 12] => IpAddr::from([addr[0], addr[1], addr[2], addr[3]]),
+        6 => IpAddr::from(addr),
+        _ => return None,
+    };
     let len = u8::try_from(u32::from_le_bytes(*len).checked_sub(32)?).ok()?;
     Block::new(addr, len).filter(|block| block.addr() == addr)
 }

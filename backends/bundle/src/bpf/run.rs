@@ -54,7 +54,7 @@ impl Tables {
     fn insert(&mut self, entry: &Entry) -> Option<()> {
         let Entry { map, key, value } = entry;
         match map {
-            Map::Pods => {
+            Map::Pods4 | Map::Pods6 => {
                 let [column, ingress, egress, pod] = words(value)?;
                 self.pods.insert(layout::pod_of_key(key)?, Known { column, ingress, egress, pod });
             }

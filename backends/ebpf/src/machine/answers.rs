@@ -37,20 +37,16 @@ pub(super) struct Known {
 
 impl Known {
     pub(super) fn of(maps: &Maps, addr: IpAddr) -> Known {
-        let key = layout::pod_key(addr);
-        if let Some(value) = maps.get(Map::Pods, &key) {
+        if let Some(value) = maps.get(Map::of_pod(addr), &layout::pod_key(addr)) {
             return Known { judged: [word(value, 0), word(value, 1), word(value, 2)], pod: word(value, 3) };
         }
-        let mut full = [0; 24];
-        full[..4].copy_from_slice(&160u32.to_le_bytes());
-        full[4..].copy_from_slice(&key);
-        let column = maps.get(Map::Blocks, &full).map_or(0, |value| word(value, 0));
+        let column = maps.get(Map::Blocks, &layout::address_key(addr)).map_or(0, |value| word(value, 0));
         Known { judged: [column, 0, 0], pod: 0 }
     }
 
-    /// The pod alone, which only `pods` knows; 0 = none of this node's.
+    /// The pod alone, which only the maps of pods know; 0 = none of this node's.
     pub(super) fn pod_of(maps: &Maps, addr: IpAddr) -> u32 {
-        maps.get(Map::Pods, &layout::pod_key(addr)).map_or(0, |value| word(value, 3))
+        maps.get(Map::of_pod(addr), &layout::pod_key(addr)).map_or(0, |value| word(value, 3))
     }
 
     /// What is asked where it does not matter what rows allow.
@@ -262,7 +258,7 @@ impl Answers {
 
     pub(super) fn new(maps: &Maps, atoms: &Atoms) -> Answers {
         // Numbers with a meaning of their own: such an artifact is asked packet by packet.
-        if maps.values(Map::Pods).any(|value| word(value, 3) >= NOBODY) {
+        if Map::PODS.into_iter().flat_map(|map| maps.values(map)).any(|value| word(value, 3) >= NOBODY) {
             return Answers::default();
         }
         let ports = Transport::ALL.map(|transport| {

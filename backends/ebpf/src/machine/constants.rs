@@ -16,8 +16,8 @@ pub(super) fn addresses(machine: &Machine, family: Family) -> Constants {
     let mut constants = Constants::default();
     let mut alike: BTreeMap<([u32; 3], bool), Vec<u128>> = BTreeMap::new();
     let mut pods: BTreeMap<u32, Vec<u128>> = BTreeMap::new();
-    let addrs = machine.maps.keys(Map::Pods).filter_map(layout::pod_of_key);
-    for addr in addrs.filter(|a| Family::of(*a) == family) {
+    let map = if family == Family::V4 { Map::Pods4 } else { Map::Pods6 };
+    for addr in machine.maps.keys(map).filter_map(layout::pod_of_key) {
         let known = Known::of(&machine.maps, addr);
         alike.entry((known.judged, known.pod != 0)).or_default().push(bits(addr));
         if known.pod != 0 {

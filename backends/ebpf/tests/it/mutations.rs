@@ -90,12 +90,12 @@ fn entries(subject: &Subject<'_>, random: &mut Random, tally: &mut Tally) {
             flipped.set(entry.map, key, &value);
             subject.judge(flipped, &format!("{name} {key:?}: bit {bit} is flipped"), tally);
         }
-        if entry.map == Map::Pods {
+        if Map::PODS.contains(&entry.map) {
             let addr = layout::pod_of_key(key).unwrap();
             let other = netpolc_ir::addr::Family::of(addr).addr(netpolc_ir::addr::bits(addr) ^ 1);
             let mut moved = machine(&decoded);
-            moved.unset(Map::Pods, key);
-            moved.set(Map::Pods, &layout::pod_key(other), &entry.value);
+            moved.unset(entry.map, key);
+            moved.set(entry.map, &layout::pod_key(other), &entry.value);
             subject.judge(moved, &format!("{addr} is moved to {other}"), tally);
         }
     }
@@ -260,11 +260,11 @@ fn pods_that_share_a_number() {
     let alike: Vec<IpAddr> = ["10.1.0.2", "10.1.0.20", "10.1.0.30"].map(|a| a.parse().unwrap()).into();
     let value = |addr: &IpAddr| {
         let key = layout::pod_key(*addr);
-        decoded.contents.entries().find(|e| e.map == Map::Pods && e.key == key).unwrap().value
+        decoded.contents.entries().find(|e| e.map == Map::Pods4 && e.key == key).unwrap().value
     };
     for (a, b) in alike.iter().flat_map(|a| alike.iter().map(move |b| (a, b))).filter(|(a, b)| a != b) {
         let mut machine = machine(&decoded);
-        machine.set(Map::Pods, &layout::pod_key(*a), &value(b));
+        machine.set(Map::Pods4, &layout::pod_key(*a), &value(b));
         let witness = prove(&reference, &mut machine, &node.name).unwrap_err();
         assert_eq!(machine.decide(&witness.packet), witness.actual, "{witness}");
     }

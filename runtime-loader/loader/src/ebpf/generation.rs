@@ -207,7 +207,7 @@ impl Generation {
     /// What the maps hold now, but for interfaces and counters.
     pub(super) fn entries(&self) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();
-        for map in [Map::Pods, Map::Blocks, Map::Pairs, Map::Ports] {
+        for map in [Map::Pods4, Map::Pods6, Map::Blocks, Map::Pairs, Map::Ports] {
             let Some(fd) = self.maps.get(&map) else { continue };
             let (kind, _, value) = map.shape();
             if kind == MapType::Array {
@@ -257,9 +257,9 @@ impl Generation {
         changed: &BTreeMap<IpAddr, Option<Pod>>,
         come: bool,
     ) -> Result<(), Error> {
-        let fail = |error: io::Error| map_error("map pods", error);
-        let Some(map) = self.maps.get(&Map::Pods) else { return Ok(()) };
+        let fail = |error: io::Error| map_error("map of pods", error);
         for (addr, pod) in changed.iter().filter(|(_, pod)| pod.is_some() == come) {
+            let Some(map) = self.maps.get(&Map::of_pod(*addr)) else { continue };
             match pod {
                 Some(pod) => {
                     let Entry { key, value, .. } = contents.pod_entry(*addr, pod);

@@ -68,7 +68,7 @@ pub(crate) fn pins(netns: &Netns) -> PathBuf {
     // A thread of its own, since it does not come back.
     let dir = std::thread::spawn(find).join().unwrap();
     let versions = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    versions.into_iter().find(|path| path.join("pods").exists()).unwrap()
+    versions.into_iter().find(|path| path.join("pods4").exists()).unwrap()
 }
 
 pub(crate) fn bpftool(arguments: &str) {
@@ -88,8 +88,8 @@ fn drift_of_maps_is_shown_by_a_packet() {
     let pins = pins(&netns);
     let map = |name: &str| pins.join(name).display().to_string();
     // The server is no longer known: nothing is denied to anybody.
-    let server = "key hex 04 00 00 00 0a 01 00 02 00 00 00 00 00 00 00 00 00 00 00 00";
-    bpftool(&format!("map delete pinned {} {server}", map("pods")));
+    let server = "key hex 0a 01 00 02";
+    bpftool(&format!("map delete pinned {} {server}", map("pods4")));
     let text = status(1);
     assert!(text.contains("the maps hold something else than they were filled with"), "{text}");
     let witness = text.lines().find(|line| line.starts_with("drift: e.g. ")).unwrap_or_default();

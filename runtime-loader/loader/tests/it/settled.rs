@@ -31,8 +31,8 @@ fn opened(world: &World) -> [TcpStream; 2] {
 /// Makes the client's address a stranger's in the map, behind the loader's back, so that its packets are denied wherever they
 /// are judged. Whether its connection lives on; new ones do not come about.
 fn survives(world: &World, ends: &mut [TcpStream; 2]) -> bool {
-    let client = "key hex 04 00 00 00 0a 01 00 01 00 00 00 00 00 00 00 00 00 00 00 00";
-    bpftool(&format!("map delete pinned {} {client}", pins(&world.node).join("pods").display()));
+    let client = "key hex 0a 01 00 01";
+    bpftool(&format!("map delete pinned {} {client}", pins(&world.node).join("pods4").display()));
     assert_eq!(meets(&world.client, &world.server, "10.1.0.2", SHORT), None);
     lives(ends)
 }
