@@ -55,7 +55,8 @@ pub const CODES: &[CodeInfo] = &[
         code: SYNTAX,
         title: "the text is not valid YAML",
         explanation: "The YAML parser stopped here, so nothing of this document was used. The other documents \
-                      of the file were read.",
+                      of the file were read. What follows a line of three dots is an error too: kubectl leaves it \
+                      out, up to the next line of three dashes, and says nothing.",
     },
     CodeInfo {
         code: JSON,
