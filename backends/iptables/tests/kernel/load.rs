@@ -3,6 +3,7 @@
 use crate::common::Node;
 use netpolc_bundle::ipt::{self, Family, Listing, Table, Texts};
 use netpolc_sandbox::{Sandbox, find_program};
+use std::path::PathBuf;
 use std::process::Command;
 
 /// A variant of iptables.
@@ -21,18 +22,21 @@ impl Variant {
         let variant = if self == Variant::Nft { "nft" } else { "legacy" };
         let mut command =
             Command::new(find_program(&format!("{tool}-{variant}-{what}"), "iptables").unwrap());
-        // Network namespaces have tables of their own, so there is nobody to wait for.
-        command.env(
-            "XTABLES_LOCKFILE",
-            std::env::temp_dir().join(format!("netpolc-{}.lock", std::process::id())),
-        );
+        command.env("XTABLES_LOCKFILE", lock());
         command
     }
+}
+
+/// Network namespaces have tables of their own, so there is nobody to wait for.
+pub(crate) fn lock() -> PathBuf {
+    std::env::temp_dir().join(format!("netpolc-{}.lock", std::process::id()))
 }
 
 pub(crate) fn run(sandbox: &Sandbox, node: usize, command: Command, input: &str) -> String {
     let shown = format!("{command:?}");
     let output = sandbox.run_in_node(node, command, input.as_bytes()).unwrap();
+    // Not every program makes one.
+    let _ = std::fs::remove_file(lock());
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{shown}: {}\n{input}", String::from_utf8_lossy(&output.stderr));
     text

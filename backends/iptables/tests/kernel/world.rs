@@ -2,7 +2,7 @@
 
 use crate::as_root;
 use crate::common::{Node, cluster, compiled, nodes};
-use crate::load::{Variant, listing, load, run};
+use crate::load::{Variant, listing, load, lock, run};
 use netpolc_bundle::ipt::{self, Family, Table};
 use netpolc_sandbox::{
     Content, DEFAULT_TIMEOUT, HostId, NodeSpec, Outcome, OutsideSpec, PodSpec, Probe, Protocol, RawPacket,
@@ -129,8 +129,7 @@ fn across(variant: Variant) {
     let mine = |what: &str| {
         let tool = if variant == Variant::Nft { "iptables-nft" } else { "iptables-legacy" };
         let mut command = Command::new("sh");
-        let lock = std::env::temp_dir().join(format!("netpolc-{}.lock", std::process::id()));
-        command.args(["-c", &format!("{tool} {what}")]).env("XTABLES_LOCKFILE", lock);
+        command.args(["-c", &format!("{tool} {what}")]).env("XTABLES_LOCKFILE", lock());
         run(&sandbox, 0, command, "")
     };
     mine("-N FOREIGN");
