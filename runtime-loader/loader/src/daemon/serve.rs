@@ -2,8 +2,8 @@
 //!
 //! A few connections at a time, each with a thread. A connection may rest between requests as long as it likes, but not
 //! within one: from its first byte a request has ten seconds, a bundle a minute. Where all places are taken, the
-//! connection that has rested longest makes room; where none rests, the newcomer waits until one is done. One bundle at a
-//! time is received, so that memory is bounded by the limits of one.
+//! connection that has rested longest makes room; where none rests, the newcomer waits until one is done. One bundle or
+//! large request at a time is received, so that memory is bounded by the limits of one.
 
 use super::log::{Level, log};
 use super::state::State;
@@ -29,6 +29,9 @@ const REQUEST: Duration = Duration::from_secs(10);
 
 /// How long the files of a bundle may take to arrive.
 const TRANSFER: Duration = Duration::from_secs(60);
+
+/// Bytes of a request that may be received beside others; a larger one waits for its turn.
+const SMALL: usize = 64 << 10;
 
 /// How long an answer may take to be taken.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -129,8 +132,8 @@ pub fn serve(listener: &UnixListener, state: &Arc<State>) {
 #[derive(Debug, Default)]
 struct Desk {
     guests: Mutex<BTreeMap<u64, (UnixStream, Option<Instant>)>>,
-    /// Held while a bundle is received and applied.
-    bundle: Mutex<()>,
+    /// Held while a bundle, or a request that is not small, is received and done.
+    turn: Mutex<()>,
 }
 
 impl Desk {
@@ -188,6 +191,17 @@ struct Timed<'a> {
     stream: &'a UnixStream,
     guest: &'a Guest,
     deadline: Option<Instant>,
+    /// Bytes so far.
+    bytes: usize,
+    turn: Option<MutexGuard<'a, ()>>,
+}
+
+impl Timed<'_> {
+    /// Waits until nobody else receives anything large.
+    fn take_turn(&mut self) {
+        let turn = &self.guest.desk.turn;
+        self.turn.get_or_insert_with(|| turn.lock().unwrap_or_else(PoisonError::into_inner));
+    }
 }
 
 impl Read for Timed<'_> {
@@ -211,6 +225,10 @@ impl Read for Timed<'_> {
             self.deadline = Some(Instant::now() + REQUEST);
             self.guest.rests(None);
         }
+        self.bytes += read;
+        if self.bytes > SMALL {
+            self.take_turn();
+        }
         Ok(read)
     }
 }
@@ -221,7 +239,7 @@ fn converse(stream: UnixStream, guest: &Guest, state: &State) {
     }
     loop {
         guest.rests(Some(Instant::now()));
-        let mut timed = Timed { stream: &stream, guest, deadline: None };
+        let mut timed = Timed { stream: &stream, guest, deadline: None, bytes: 0, turn: None };
         let request = match wire::receive::<ToLoader>(&mut timed) {
             Ok(None) => return,
             Ok(Some(request)) => request,
@@ -229,7 +247,7 @@ fn converse(stream: UnixStream, guest: &Guest, state: &State) {
         };
         let answer = match request {
             ToLoader::Apply { files } => {
-                let turn = guest.desk.bundle.lock().unwrap_or_else(PoisonError::into_inner);
+                timed.take_turn();
                 timed.deadline = Some(Instant::now() + TRANSFER);
                 let bundle = match wire::receive_bundle(&mut timed, &files) {
                     Ok(Ok(bundle)) => state.apply(bundle),
@@ -240,7 +258,6 @@ fn converse(stream: UnixStream, guest: &Guest, state: &State) {
                     // Where the next request would begin is not known.
                     Err(error) => return refuse(&stream, state, &error),
                 };
-                drop(turn);
                 bundle.map(|report| FromLoader::Done {
                     version: Some(report.version.to_string()),
                     report: report.to_string(),
@@ -255,6 +272,7 @@ fn converse(stream: UnixStream, guest: &Guest, state: &State) {
             }
             ToLoader::Status => state.status().map(FromLoader::Status),
         };
+        drop(timed);
         let answer = answer.unwrap_or_else(|error| FromLoader::Failed { message: error.to_string() });
         let answered = answer_with(&stream, &answer);
         state.wake_settler();

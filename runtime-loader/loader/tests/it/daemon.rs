@@ -51,6 +51,10 @@ impl Daemon {
         self.dir.join("run/s")
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.dir.join("log")).unwrap()
     }

@@ -18,6 +18,7 @@ mod iptables_disturbed;
 mod iptables_half;
 mod lacking;
 mod lan;
+mod large;
 mod node;
 mod rebind;
 mod settled;
