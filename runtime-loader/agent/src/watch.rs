@@ -58,6 +58,10 @@ pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, Error> {
     };
     config.read_timeout = Some(Duration::from_secs(u64::from(WATCH_SECONDS) + 10));
     config.connect_timeout = Some(CONNECT);
+    // Without a list of its own the certificates of the system would be read, which need not be there, and then not be used.
+    if config.accept_invalid_certs && config.root_cert.is_none() {
+        config.root_cert = Some(Vec::new());
+    }
     // Tries again are ours to pace, so that each one is seen in the log and the metrics.
     config.default_retry = false;
     Client::try_from(config).map_err(|e| Error::Api(Box::new(e)))

@@ -51,7 +51,9 @@ impl Dataplane for Ebpf {
 
     fn missing(&self, kernel: &mut dyn Kernel, _: Option<&Goal<'_>>) -> Option<String> {
         if let Err(error) = sys::probe() {
-            return Some(format!("the kernel takes no programs of type netfilter (Linux 6.4): {error}"));
+            return Some(format!(
+                "the kernel takes no programs of type netfilter (Linux 6.4) that read its memory: {error}"
+            ));
         }
         let fields = match generation::kernel_types() {
             Ok(fields) => fields,

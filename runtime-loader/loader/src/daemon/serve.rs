@@ -59,7 +59,7 @@ impl Drop for SocketFile {
 }
 
 /// Makes the socket. With a group its members may connect, and make sockets of their own in its directory, but not
-/// remove ours.
+/// remove ours. What an agent of this user's own left there goes, unless one listens.
 ///
 /// # Errors
 /// If another daemon answers there, if something else is there, or if it cannot be made.
@@ -86,6 +86,7 @@ pub fn listen(path: &Path, group: Option<u32>) -> Result<(UnixListener, SocketFi
     let made = UnixListener::bind(&temporary).and_then(|listener| {
         fs::set_permissions(&temporary, Permissions::from_mode(if group.is_some() { 0o660 } else { 0o600 }))?;
         if group.is_some() {
+            make_room(dir)?;
             chown(&temporary, None, group)?;
             chown(dir, None, group)?;
             fs::set_permissions(dir, Permissions::from_mode(0o1775))?;
@@ -98,6 +99,25 @@ pub fn listen(path: &Path, group: Option<u32>) -> Result<(UnixListener, SocketFi
         let _ = fs::remove_file(&temporary);
         fail(error)
     })
+}
+
+/// Takes out what an agent left that was the user whose directory this is: one of another user could not replace it there.
+fn make_room(dir: &Path) -> io::Result<()> {
+    let owner = fs::metadata(dir)?.uid();
+    let mut left = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let data = fs::symlink_metadata(&path)?;
+        let named = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("agent"));
+        if !named || data.uid() != owner || data.is_dir() {
+            continue;
+        }
+        if data.file_type().is_socket() && UnixStream::connect(&path).is_ok() {
+            return Ok(());
+        }
+        left.push(path);
+    }
+    left.iter().try_for_each(fs::remove_file)
 }
 
 /// Serves for as long as the process lives.

@@ -368,14 +368,22 @@ pub(super) fn load(code: &[u8], information: Option<&Information>) -> Result<Obj
     })
 }
 
-/// Whether this process may load programs of the type at all.
+/// Whether this process may load programs of the type at all, with the helper of ours that a kernel may refuse
+/// (`LOCKDOWN_BPF_READ_KERNEL`).
 pub(super) fn probe() -> io::Result<()> {
-    // r0 = NF_ACCEPT; exit
-    let code: [u8; 16] = [0xb7, 0, 0, 0, 1, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0];
+    let code: [[u8; 8]; 7] = [
+        [0xbf, 0xa1, 0, 0, 0, 0, 0, 0],             // r1 = r10
+        [0x07, 0x01, 0, 0, 0xf8, 0xff, 0xff, 0xff], // r1 += -8
+        [0xb7, 0x02, 0, 0, 8, 0, 0, 0],             // r2 = 8
+        [0xb7, 0x03, 0, 0, 0, 0, 0, 0],             // r3 = 0
+        [0x85, 0, 0, 0, 113, 0, 0, 0],              // call bpf_probe_read_kernel
+        [0xb7, 0, 0, 0, 1, 0, 0, 0],                // r0 = NF_ACCEPT
+        [0x95, 0, 0, 0, 0, 0, 0, 0],                // exit
+    ];
     let license = c"GPL";
     let attr = Attr::new()
         .word(0, PROGRAM_TYPE)
-        .word(4, 2)
+        .word(4, code.len() as u32)
         .long(8, code.as_ptr() as u64)
         .long(16, license.as_ptr() as u64)
         .word(68, ATTACH_TYPE);

@@ -139,6 +139,17 @@ pub fn first(dir: &Path) -> Result<Option<(PathBuf, Fields)>, Error> {
     Ok(Some((path, conf)))
 }
 
+/// The programs that a configuration names, but for our own.
+pub fn others(conf: &Fields) -> Vec<&str> {
+    let list = conf.get("plugins").and_then(Value::as_array);
+    match list {
+        Some(plugins) => {
+            plugins.iter().filter(|p| !is_ours(p)).filter_map(|p| p.get("type")?.as_str()).collect()
+        }
+        None => conf.get("type").and_then(Value::as_str).into_iter().collect(),
+    }
+}
+
 fn set_aside(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     entries(dir, &|path| path.to_string_lossy().ends_with(ASIDE))
 }

@@ -220,6 +220,7 @@ impl Node {
         }
         let place = Place { conf_dir: &self.options.files.cni_conf_dir, backup_dir: &self.backup_dir };
         let stale = files::remove(&place.conf_dir.join(conflist::FILE));
+        outcome.notes.extend(self.elsewhere());
         match stale.and_then(|_| chain::chain(&place, &conflist::plugin(&self.options.agent_socket))) {
             Ok(Some(path)) => {
                 outcome.changes.push(format!("{} chained into {}", conflist::PLUGIN, path.display()))
@@ -227,6 +228,15 @@ impl Node {
             Ok(None) => {}
             Err(error) => outcome.faults.push(error.to_string()),
         }
+    }
+
+    /// Runtimes that look for plugins elsewhere than we install ours start no pod with it.
+    fn elsewhere(&self) -> Option<String> {
+        let CniFiles { cni_conf_dir, cni_bin_dir } = &self.options.files;
+        let (path, conf) = chain::first(cni_conf_dir).ok()??;
+        let found = chain::others(&conf).iter().any(|name| cni_bin_dir.join(name).is_file());
+        let (path, dir) = (path.display(), cni_bin_dir.display());
+        (!found).then(|| format!("no other plugin of {path} is in {dir}: does the runtime look there?"))
     }
 
     fn ptp(&mut self, wanted: &Wanted, network: &Network) -> Outcome {

@@ -1,7 +1,7 @@
 //! Routes to the pods of other nodes.
 //!
 //! Ours have a protocol number of their own, so that a loader without memory knows which they are. A route of another
-//! hand to the same destination is left alone, and said.
+//! hand to the same destination is left alone: if it leads to the same node, all is well, and else that is said.
 
 use super::cidr::Cidr;
 use crate::rtnetlink::{Route, Routing};
@@ -26,7 +26,10 @@ pub struct Done {
 /// If the routes that are there cannot be read.
 pub fn converge(wanted: &BTreeMap<Cidr, IpAddr>) -> io::Result<Done> {
     let mut routing = Routing::open()?;
-    let ours = routing.routes(&|route| route.protocol == PROTOCOL)?;
+    let seen =
+        routing.routes(&|route| route.protocol == PROTOCOL || wanted.contains_key(&route.destination))?;
+    let (ours, others): (Vec<Route>, Vec<Route>) =
+        seen.into_iter().partition(|route| route.protocol == PROTOCOL);
     let mut done = Done::default();
     let mut there = BTreeMap::new();
     for route in ours {
@@ -37,6 +40,9 @@ pub fn converge(wanted: &BTreeMap<Cidr, IpAddr>) -> io::Result<Done> {
             None => note(&mut done, routing.delete(&route), &route, "deleted"),
         }
     }
+    let made = |destination: &Cidr, gateway: &IpAddr| {
+        others.iter().any(|route| route.destination == *destination && route.gateway == Some(*gateway))
+    };
     for (destination, gateway) in wanted {
         let route = Route {
             destination: *destination,
@@ -48,6 +54,7 @@ pub fn converge(wanted: &BTreeMap<Cidr, IpAddr>) -> io::Result<Done> {
         match there.get(destination) {
             Some(seen) if *seen == Some(*gateway) => {}
             Some(_) => note(&mut done, routing.replace(&route), &route, "changed"),
+            None if made(destination, gateway) => {}
             None => note(&mut done, routing.add(&route), &route, "added"),
         }
     }
@@ -60,7 +67,8 @@ fn note(done: &mut Done, result: io::Result<()>, route: &Route, verb: &str) {
     match result {
         Ok(()) => done.changes.push(format!("route {shown} {verb}")),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            done.faults.push(format!("route {shown}: another hand has made a route to there, which stays"));
+            done.faults
+                .push(format!("route {shown}: another hand has made another route to there, which stays"));
         }
         Err(error) => done.faults.push(format!("route {shown} not {verb}: {error}")),
     }

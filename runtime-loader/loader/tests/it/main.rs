@@ -13,6 +13,7 @@ mod disturbed;
 mod ebpf;
 mod fake;
 mod foreign;
+mod handover;
 mod iptables;
 mod iptables_disturbed;
 mod iptables_half;

@@ -138,6 +138,7 @@ fn a_plugin_that_gives_out_the_nodes_addresses_already_stays() {
     let log = fs::read_to_string(node.dir.file("log")).unwrap();
     assert!(log.contains("gives out this node's addresses already"), "{log}");
     assert!(log.contains("masquerades (ipMasq) what pods send to"), "{log}");
+    assert!(!log.contains("does the runtime look there?"), "{log}");
     // The control: one with other addresses does not keep ours away.
     write("10.88.0.0/16");
     done(&node.network(node.knows(&other)));
@@ -162,13 +163,18 @@ fn a_network_that_makes_no_sense_changes_nothing() {
     }
     assert_eq!(traces(&node.netns), before);
     assert!(!node.conflist().exists());
-    // What can be made is, although one next hop is no neighbour and one route belongs to another hand.
+    // What can be made is, although one next hop is no neighbour and one route belongs to another hand. One that leads where it
+    // should may be another hand's.
     let mut partly = good.clone();
     partly.routes.push(("10.244.9.0/24".into(), "192.0.2.1".parse().unwrap()));
     partly.routes.push(("10.244.8.0/24".into(), "172.18.0.2".parse().unwrap()));
-    node.netns.sh("ip route add 10.244.8.0/24 via 172.18.0.100");
+    partly.routes.push(("10.244.7.0/24".into(), "172.18.0.2".parse().unwrap()));
+    partly.routes.push(("fd00:244:0:7::/64".into(), "fd00:18::2".parse().unwrap()));
+    node.netns.sh("ip route add 10.244.8.0/24 via 172.18.0.100; ip route add 10.244.7.0/24 via 172.18.0.2");
+    node.netns.sh("ip -6 route add fd00:244:0:7::/64 via fd00:18::2");
     let FromLoader::Failed { message } = node.network(partly) else { panic!("not all can be made") };
-    assert!(message.contains("10.244.9.0/24") && message.contains("another hand"), "{message}");
+    assert!(message.contains("10.244.9.0/24") && message.contains("10.244.8.0/24"), "{message}");
+    assert!(!message.contains("10.244.7.0/24") && !message.contains("fd00:244:0:7::/64"), "{message}");
     assert!(node.conflist().exists() && traces(&node.netns).contains("10.244.2.0/24 via 172.18.0.2"));
     assert!(node.netns.sh("ip route show 10.244.8.0/24").contains("via 172.18.0.100"));
     // A node that has moved, and one that is gone.
@@ -301,6 +307,8 @@ fn the_daemon_chains_in_as_soon_as_it_can() {
         wait("our plugin", chained);
     }
     assert!(bin.join("netpol-cni").is_file());
+    wait("a doubt", || daemon.log().contains("10-flannel.conflist is in"));
+    assert!(daemon.log().contains("does the runtime look there?"));
     daemon.signal("TERM");
     assert!(chained(), "it stays");
     let state = flag("state", &dir.file("state"));
