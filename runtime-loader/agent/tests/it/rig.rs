@@ -83,6 +83,9 @@ impl Rig {
             .env_remove("KUBERNETES_SERVICE_HOST")
             // For what is outside of a cluster; nobody listens there.
             .env("HTTPS_PROXY", "http://127.0.0.1:9")
+            // The system need have no certificates.
+            .env("SSL_CERT_FILE", "/dev/null")
+            .env_remove("SSL_CERT_DIR")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
