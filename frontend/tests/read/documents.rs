@@ -29,7 +29,7 @@ fn documents_and_lists() {
     // Without a `---` after it kubectl reads no more.
     let other = good.replace("name: p", "name: q");
     check(
-        &format!("...\n{good}...\n# end\n---\n{other}"),
+        &format!("{good}...\n# end\n---\n{other}"),
         "policy x/p of * in [] out -\npolicy x/q of * in [] out -",
     );
     check(

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// How often the table is read again if it changed while it was read.
 const ATTEMPTS: u32 = 5;
 
-/// Most routes that are kept of a table. Ours: only routes of one origin, or default routes, are.
+/// Most routes that are kept of a table. Ours: only routes of one origin, to certain networks, or default routes are.
 const ROUTES: usize = 65_536;
 
 /// `RTM_NEWLINK`, `RTM_GETLINK`, `RTM_NEWROUTE`, `RTM_DELROUTE`, `RTM_GETROUTE`.

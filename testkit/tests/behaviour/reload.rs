@@ -76,7 +76,7 @@ struct Counts {
     denied: AtomicU64,
     leaked: AtomicU64,
     stop: AtomicBool,
-    /// What the kernel has to say about segments that were sent again.
+    /// What the kernels have to say about segments that were lost.
     why: OnceLock<String>,
 }
 
@@ -111,7 +111,7 @@ fn allowed_udp(to: SocketAddr, counts: &Counts) {
     }
 }
 
-/// Connections that must all come about; how many segments were sent again is counted by the kernel.
+/// Connections that must all come about; how many segments were lost on the way follows from what the kernels count.
 fn allowed_tcp(to: SocketAddr, counts: &Counts) {
     while counts.going() {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();

@@ -9,7 +9,7 @@ use super::layout::{self, Map, Ports};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-/// What a value of `pods` says. Rows are as the map has them: the key in `pairs` of their column 0, plus one.
+/// What a value of `pods4` or `pods6` says. Rows are as the map has them: the key in `pairs` of their column 0, plus one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[expect(missing_docs, reason = "the names are those of the layout")]
 pub struct Known {

@@ -8,7 +8,7 @@
 use super::log::{Level, log};
 use super::state::State;
 use crate::Error;
-use netpolc_bundle::wire::{self, FromLoader, ToLoader};
+use netpolc_bundle::wire::{self, AGENT_SOCKET, AGENT_STATE, FromLoader, ToLoader};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, Permissions};
@@ -101,15 +101,20 @@ pub fn listen(path: &Path, group: Option<u32>) -> Result<(UnixListener, SocketFi
     })
 }
 
-/// Takes out what an agent left that was the user whose directory this is: one of another user could not replace it there.
+/// Takes out what an agent left that was the user whose directory this is: one of another user could not replace it there. What
+/// it remembered of pods goes, too; the next one takes the API server's word for them.
 fn make_room(dir: &Path) -> io::Result<()> {
     let owner = fs::metadata(dir)?.uid();
     let mut left = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        let data = fs::symlink_metadata(&path)?;
-        let named = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("agent"));
-        if !named || data.uid() != owner || data.is_dir() {
+    let names =
+        [AGENT_SOCKET, AGENT_STATE].into_iter().filter_map(|path| Path::new(path).file_name()?.to_str());
+    // Both are made beside their place first.
+    for path in names.flat_map(|name| [dir.join(name), dir.join(format!("{name}.new"))]) {
+        let data = match fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            data => data?,
+        };
+        if data.uid() != owner || data.is_dir() {
             continue;
         }
         if data.file_type().is_socket() && UnixStream::connect(&path).is_ok() {
@@ -117,7 +122,13 @@ fn make_room(dir: &Path) -> io::Result<()> {
         }
         left.push(path);
     }
-    left.iter().try_for_each(fs::remove_file)
+    for path in left {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => log(Level::Warn, "agent-replaced", &[("removed", &path.display())]),
+        }
+    }
+    Ok(())
 }
 
 /// Serves for as long as the process lives.
@@ -246,8 +257,10 @@ impl Read for Timed<'_> {
             self.guest.rests(None);
         }
         self.bytes += read;
-        if self.bytes > SMALL {
+        if self.bytes > SMALL && self.turn.is_none() {
             self.take_turn();
+            // The wait is not the client's.
+            self.deadline = Some(Instant::now() + REQUEST);
         }
         Ok(read)
     }

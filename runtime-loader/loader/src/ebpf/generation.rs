@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `program` | the program that is in force first |
 //! | `settled` | the one that follows when the older connections have been looked at, once that has been; it has the same maps |
-//! | `pods`, `blocks`, `pairs`, `ports`, `interfaces`, `denied` | its maps |
+//! | `pods4`, `pods6`, `blocks`, `pairs`, `ports`, `interfaces`, `denied` | its maps |
 //! | `meta` | an array of one entry, frozen: the version, the digest of the contents, `cut` or `keep` |
 
 use super::spare::{Blank, Spare};

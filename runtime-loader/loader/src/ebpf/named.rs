@@ -77,7 +77,7 @@ fn changed_pairs(wanted: &Tables, seen: &Tables) -> BTreeSet<u32> {
     keys.filter(|key| !same(key)).collect()
 }
 
-/// What stands for rows in `pods`.
+/// What stands for rows in the maps of pods.
 fn rows(tables: &Tables) -> BTreeSet<u32> {
     let rows = |known: &Known| [known.ingress, known.egress];
     tables.pods.values().flat_map(rows).filter(|row| *row != 0).collect()

@@ -220,17 +220,19 @@ impl Node {
         }
         let place = Place { conf_dir: &self.options.files.cni_conf_dir, backup_dir: &self.backup_dir };
         let stale = files::remove(&place.conf_dir.join(conflist::FILE));
-        outcome.notes.extend(self.elsewhere());
+        let doubt = self.elsewhere();
         match stale.and_then(|_| chain::chain(&place, &conflist::plugin(&self.options.agent_socket))) {
             Ok(Some(path)) => {
-                outcome.changes.push(format!("{} chained into {}", conflist::PLUGIN, path.display()))
+                outcome.changes.push(format!("{} chained into {}", conflist::PLUGIN, path.display()));
+                outcome.changes.extend(doubt);
             }
             Ok(None) => {}
             Err(error) => outcome.faults.push(error.to_string()),
         }
     }
 
-    /// Runtimes that look for plugins elsewhere than we install ours start no pod with it.
+    /// A runtime that looks for plugins elsewhere than where we install ours starts no pod with it. One that looks in several
+    /// places may have the others in another one, so this is said once and is no fault.
     fn elsewhere(&self) -> Option<String> {
         let CniFiles { cni_conf_dir, cni_bin_dir } = &self.options.files;
         let (path, conf) = chain::first(cni_conf_dir).ok()??;

@@ -40,8 +40,10 @@ pub fn converge(wanted: &BTreeMap<Cidr, IpAddr>) -> io::Result<Done> {
             None => note(&mut done, routing.delete(&route), &route, "deleted"),
         }
     }
+    // Of several the kernel takes the one with the lowest number.
     let made = |destination: &Cidr, gateway: &IpAddr| {
-        others.iter().any(|route| route.destination == *destination && route.gateway == Some(*gateway))
+        let there = others.iter().filter(|route| route.destination == *destination);
+        there.min_by_key(|route| route.priority).is_some_and(|route| route.gateway == Some(*gateway))
     };
     for (destination, gateway) in wanted {
         let route = Route {

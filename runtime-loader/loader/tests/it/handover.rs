@@ -40,4 +40,8 @@ fn what_an_agent_of_root_left_does_not_keep_one_of_the_group_out() {
     std::os::unix::fs::chown(place.file("run/agent-state.json"), Some(65_532), Some(65_532)).unwrap();
     start(&place, &["--socket-group=65532"]);
     assert_eq!(without_socket(names(&place)), ["agent-state.json", "other"]);
+    // What root's remembers goes with it.
+    std::os::unix::fs::chown(place.file("run/agent-state.json"), Some(0), Some(0)).unwrap();
+    start(&place, &["--socket-group=65532"]);
+    assert_eq!(without_socket(names(&place)), ["other"]);
 }
