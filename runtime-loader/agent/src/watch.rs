@@ -58,8 +58,9 @@ pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, Error> {
     };
     config.read_timeout = Some(Duration::from_secs(u64::from(WATCH_SECONDS) + 10));
     config.connect_timeout = Some(CONNECT);
-    // Without a list of its own the certificates of the system would be read, which need not be there, and then not be used.
-    if config.accept_invalid_certs && config.root_cert.is_none() {
+    // Without a list of its own the certificates of the system would be read, which need not be there, though none is checked.
+    let unchecked = config.accept_invalid_certs || config.cluster_url.scheme_str() == Some("http");
+    if unchecked && config.root_cert.is_none() {
         config.root_cert = Some(Vec::new());
     }
     // Tries again are ours to pace, so that each one is seen in the log and the metrics.
