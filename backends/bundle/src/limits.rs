@@ -99,8 +99,9 @@ pub const IPSET_MAXELEM: u64 = 1 << 24;
 
 // eBPF.
 // Kernel memory of a node's maps, in bytes: 56 for an IPv4 address and 64 for an IPv6 one (32 of element header, 8 or 16 of
-// key, 16 of value; `struct htab_elem`), at most doubled twice, for room to grow and up to a power of two; about 64 for a prefix (`struct lpm_trie_node`, with one node
-// between for each); 16 for a pair of profile and column (8 of verdict, 8 of counter); 8,192 for a set of ports.
+// key, 16 of value; `struct htab_elem`), at most doubled twice, for room to grow and up to a power of two; about 64 for a
+// prefix (`struct lpm_trie_node`, with one node between for each); 16 for a pair of profile and column (8 of verdict, 8 of
+// counter); 8,192 for a set of ports.
 
 /// Addresses in the maps of pods: at most 200 MB of kernel memory.
 pub const BPF_PODS: usize = 1 << 20;

@@ -106,8 +106,8 @@ impl Contents {
         row.checked_sub(1).map_or(0, |r| r.saturating_mul(self.columns).saturating_add(1))
     }
 
-    /// How many entries each map must have room for (`max_entries`), at least. Those of pods, where addresses come later, must be
-    /// [as it is made](Contents::room).
+    /// How many entries each map must have room for (`max_entries`), at least. The maps of pods, where addresses come later, must
+    /// be [as they are made](Contents::room).
     pub fn needs(&self, map: Map) -> u32 {
         let at_least_one = |n: usize| u32::try_from(n.max(1)).unwrap_or(u32::MAX);
         match map {
@@ -139,7 +139,8 @@ impl Contents {
         Entry { map: Map::of_pod(addr), key: layout::pod_key(addr), value }
     }
 
-    /// All entries, in the order of maps and keys: IPv4 addresses come before IPv6 ones. Arrays start as zeros, which is "nothing allowed".
+    /// All entries, in the order of maps and keys: IPv4 addresses come before IPv6 ones. Arrays start as zeros, which is
+    /// "nothing allowed".
     pub fn entries(&self) -> impl Iterator<Item = Entry> + '_ {
         let pods = self.pods.iter().map(|(addr, pod)| self.pod_entry(*addr, pod));
         let blocks = self.blocks.iter().map(|(block, column)| Entry {

@@ -6,3 +6,5 @@ mod common;
 mod ipt;
 mod nft;
 mod rebind;
+mod rebind_maps;
+mod rebind_pods;
