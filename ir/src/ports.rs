@@ -78,6 +78,11 @@ impl Protocol {
         }
     }
 
+    /// Whether a connection begins with a packet that nothing else is: the SYN of TCP, the INIT of SCTP.
+    pub const fn has_handshake(self) -> bool {
+        matches!(self, Protocol::TCP | Protocol::SCTP)
+    }
+
     /// The IP protocol number.
     pub const fn number(self) -> u8 {
         match self {

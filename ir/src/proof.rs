@@ -46,7 +46,7 @@ pub struct Packet {
     pub flow: Flow,
     /// Its state.
     pub conn: Conn,
-    /// For TCP: whether it is a SYN without ACK, RST and FIN. True for other protocols.
+    /// For TCP: whether it is a SYN without ACK, RST and FIN; for SCTP: whether its first chunk is INIT. True for others.
     pub opens: bool,
     /// Whether it came from a pod's interface with a source that is not that pod's address.
     pub spoofed: bool,
@@ -82,7 +82,7 @@ pub enum Kind {
     Spoofed,
     /// Conntrack has no entry for it.
     Untracked,
-    /// TCP, of no connection, and not its beginning.
+    /// TCP or SCTP ([`Protocol::has_handshake`]), of no connection, and not its beginning.
     MidStream,
     /// It is part of a connection.
     Established,

@@ -51,7 +51,7 @@ mod spec;
 pub use command::{COMMAND_OUTPUT_LIMIT, COMMAND_TIMEOUT, find_program};
 pub use connection::Connection;
 pub use error::Error;
-pub use observe::{Content, RawPacket, tcp_flags};
+pub use observe::{Content, RawPacket, sctp_chunk, tcp_flags};
 pub use privilege::enter_user_namespace;
 pub use probe::{Outcome, Probe};
 pub use sandbox::{DEFAULT_TIMEOUT, Sandbox};

@@ -13,6 +13,7 @@ use crate::listen::raw;
 use crate::nonce::{nonce, source_port};
 use crate::packet::{self, number, ports, without_ip_header};
 use crate::probe::{LONGEST_TIMEOUT, any};
+use crate::sctp;
 use crate::spec::HostId;
 
 /// A packet to send by hand from `from`, and to look out for at `at`.
@@ -39,6 +40,29 @@ pub enum Content {
     Udp,
     /// A TCP segment without data or options, with these flags (see [`tcp_flags`]) and random numbers.
     Tcp(u8),
+    /// An SCTP packet with one chunk of this type (see [`sctp_chunk`]). Its verification tag is 0 for an INIT, as it must be,
+    /// and random for others.
+    Sctp(u8),
+}
+
+/// Types of SCTP chunks (RFC 9260, section 3.2).
+pub mod sctp_chunk {
+    /// User data.
+    pub const DATA: u8 = 0;
+    /// Asks for an association.
+    pub const INIT: u8 = 1;
+    /// The first answer.
+    pub const INIT_ACK: u8 = 2;
+    /// Asks whether the peer is there.
+    pub const HEARTBEAT: u8 = 4;
+    /// The answer to a heartbeat.
+    pub const HEARTBEAT_ACK: u8 = 5;
+    /// Asks for the end of an association.
+    pub const SHUTDOWN: u8 = 7;
+    /// The answer to a shutdown.
+    pub const SHUTDOWN_ACK: u8 = 8;
+    /// The second packet of who asked for the association.
+    pub const COOKIE_ECHO: u8 = 10;
 }
 
 /// Flags of a TCP header (RFC 9293, section 3.1).
@@ -72,6 +96,7 @@ impl Mark {
         match self.content {
             Content::Udp => packet::UDP,
             Content::Tcp(_) => packet::TCP,
+            Content::Sctp(_) => packet::SCTP,
         }
     }
 
@@ -85,6 +110,7 @@ impl Mark {
                     && ports(segment)
                         .is_some_and(|(from, _)| from == self.source_port || flags & tcp_flags::SYN != 0)
             }
+            Content::Sctp(chunk) => sctp::is_chunk(segment, chunk, self.sequence()),
         }
     }
 }
@@ -119,6 +145,7 @@ impl Watch {
                 let numbers = (self.mark.sequence(), acknowledged);
                 packet::tcp_segment(packet.source, packet.to, ports, numbers, flags)
             }
+            Content::Sctp(chunk) => sctp::chunk(ports, chunk, self.mark.sequence()),
         };
         let bytes = packet::ip_packet(packet.source, packet.to, self.mark.protocol(), &segment);
         match send(packet, self.mark.protocol(), &bytes) {

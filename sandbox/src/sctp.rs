@@ -71,6 +71,18 @@ pub(crate) fn abort(ports: (u16, u16), tag: u32) -> Vec<u8> {
     packet(ports, tag, ABORT, &[])
 }
 
+/// A packet with one chunk that holds a mark.
+pub(crate) fn chunk(ports: (u16, u16), chunk: u8, mark: u32) -> Vec<u8> {
+    // Only an INIT has the verification tag 0.
+    let tag = if chunk == INIT { 0 } else { mark | 1 };
+    packet(ports, tag, chunk, &init_body(mark | 1))
+}
+
+/// Whether a packet is one that [`chunk`] made.
+pub(crate) fn is_chunk(packet: &[u8], chunk: u8, mark: u32) -> bool {
+    packet.get(HEADER_LEN) == Some(&chunk) && number(packet, HEADER_LEN + 4) == Some(mark | 1)
+}
+
 /// Initiate tag, a window of 64 KiB, one stream each way, and the first sequence number.
 fn init_body(tag: u32) -> Vec<u8> {
     let mut body = tag.to_be_bytes().to_vec();
@@ -122,6 +134,16 @@ mod tests {
         assert_eq!(read(&init((1, 2), 77)), Some((1, 2, Message::Init { tag: 77 })));
         assert_eq!(read(&init_ack((2, 1), 77)), Some((2, 1, Message::InitAck { tag: 77 })));
         assert_eq!(read(&abort((2, 1), 77)), Some((2, 1, Message::Abort { tag: 77 })));
+    }
+
+    #[test]
+    fn chunks_are_known_by_type_and_mark() {
+        for kind in [0, INIT, 4, 10] {
+            let packet = chunk((1, 2), kind, 7_000);
+            assert!(is_chunk(&packet, kind, 7_000));
+            assert!(!is_chunk(&packet, kind, 7_004) && !is_chunk(&packet, kind + 1, 7_000));
+            assert_eq!(number(&packet, 4) == Some(0), kind == INIT);
+        }
     }
 
     #[test]

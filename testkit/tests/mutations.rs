@@ -36,7 +36,7 @@ fn expected(
         return Some(Verdict::Deny);
     }
     let local = |addr: &IpAddr| node.local().contains(addr).then(|| reference.isolated(groups[addr]));
-    if packet.conn == Conn::Untracked || (packet.flow.protocol == Protocol::TCP && !packet.opens) {
+    if packet.conn == Conn::Untracked || (packet.flow.protocol.has_handshake() && !packet.opens) {
         let ends: Vec<Option<bool>> =
             [local(&packet.flow.src), local(&packet.flow.dst)].into_iter().flatten().collect();
         return match ends {
@@ -86,12 +86,12 @@ fn packets(questions: &Questions, node: &Node, family: Family) -> Vec<Packet> {
         ends.insert((flow.src, flow.dst));
     }
     for (src, dst) in ends {
-        for protocol in [Protocol::TCP, Protocol::UDP] {
+        for protocol in [Protocol::TCP, Protocol::UDP, Protocol::SCTP] {
             let packet = Packet::opening(Flow { src, dst, protocol, port: 1 });
             found.push(Packet { conn: Conn::Established, opens: false, ..packet });
             found.push(Packet { conn: Conn::Untracked, ..packet });
             found.push(Packet { spoofed: true, ..packet });
-            if protocol == Protocol::TCP {
+            if protocol.has_handshake() {
                 found.push(Packet { opens: false, ..packet });
             }
         }

@@ -239,6 +239,9 @@ pub enum Match {
     Port(u16, u16),
     /// `-m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN`: a segment that opens no connection. The rule matches TCP too.
     TcpNotSyn,
+    /// `-m sctp ! --chunk-types any INIT`: a packet that opens no association. The rule matches SCTP too. (What has other
+    /// chunks beside an INIT is invalid to conntrack: `do_basic_checks`, net/netfilter/nf_conntrack_proto_sctp.c.)
+    SctpNotInit,
     /// `-m icmp6 --icmpv6-type N`, from 133 to 137: neighbour discovery. The rule matches ICMPv6 too.
     Icmp6Type(u8),
     /// `-m conntrack --ctstate RELATED,ESTABLISHED`.

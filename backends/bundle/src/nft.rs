@@ -262,6 +262,9 @@ pub enum Match {
     NotTracked,
     /// `tcp flags & (fin | syn | rst | ack) != syn`: a TCP segment that does not open a connection. Implies TCP.
     TcpNotSyn,
+    /// `meta l4proto sctp @th,96,8 != 1`: an SCTP packet whose first chunk, behind the common header of 12 bytes, is not
+    /// INIT (RFC 9260, section 3.2): it does not open an association. Implies SCTP.
+    SctpNotInit,
     /// `iifname . ip saddr != @podaddr`: no pod with this source is known behind this interface.
     Unbound,
     /// `fib saddr . iif oif missing`: the way back to the source is not the interface that the packet came from.

@@ -34,7 +34,7 @@ use netpolc_ir::bitset::BitSet;
 use netpolc_ir::ports::Protocol;
 use netpolc_ir::proof::{Artifact, Atoms, Bounds, Conn, Constants, Kind, Packet};
 use netpolc_ir::unit::{Direction, Flow, Verdict};
-use packet::{Case, Entry, Kernel};
+use packet::{Case, Entry, First, Kernel};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -183,7 +183,7 @@ impl Machine {
         let pod = Known::pod_of(&self.maps, flow.src);
         Case {
             flow,
-            entry: Entry::Connection { state: program::IP_CT_NEW as u64, begun: true },
+            entry: Entry::Connection { state: program::IP_CT_NEW as u64, first: First::Handshake },
             interface: (pod != 0).then_some(pod),
             icmp_type: 0,
         }
@@ -209,14 +209,21 @@ impl Machine {
                 without(nfct[usize::from(flow.protocol != Protocol::TCP)], case.icmp_type)
             }
             Conn::New => {
-                let begun = packet.opens || flow.protocol != Protocol::TCP;
-                let entry = Entry::Connection { state: program::IP_CT_NEW as u64, begun };
+                let firsts = match packet.opens || !flow.protocol.has_handshake() {
+                    true => &[First::Handshake],
+                    false => First::strays(flow.protocol),
+                };
                 let interface = match packet {
                     Packet { spoofed: true, .. } => Some(NOBODY),
                     Packet { asymmetric: true, .. } => None,
                     _ => case.interface,
                 };
-                verdict(&Case { entry, interface, ..case })
+                // What passes with one of them passes: it is what opens no connection that must not.
+                let mut verdicts = firsts.iter().map(|&first| {
+                    let entry = Entry::Connection { state: program::IP_CT_NEW as u64, first };
+                    verdict(&Case { entry, interface, ..case })
+                });
+                Verdict::allow_if(verdicts.any(|verdict| verdict == Verdict::Allow))
             }
         }
     }
@@ -232,7 +239,7 @@ impl Machine {
         let back = Flow { src: flow.dst, dst: flow.src, ..flow };
         let mut fine = true;
         for (original, state) in [(flow, states[0]), (back, states[1])] {
-            let entry = Entry::Connection { state, begun: false };
+            let entry = Entry::Connection { state, first: First::Segment };
             let actual = verdict(&Case { flow: original, entry, interface: None, icmp_type: 0 });
             let wanted = match self.established {
                 Established::Keep => Verdict::Allow,

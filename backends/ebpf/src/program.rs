@@ -13,7 +13,10 @@
 //!    a local pod.
 //! 5. Where neither end is an isolated pod of this node, everything passes.
 //! 6. Without an entry (invalid, untracked): dropped. A TCP connection that did not begin with a SYN: dropped; conntrack
-//!    picks such connections up (`nf_conntrack_tcp_loose`), in a state other than `TCP_CONNTRACK_SYN_SENT`.
+//!    picks such connections up (`nf_conntrack_tcp_loose`), in a state other than `TCP_CONNTRACK_SYN_SENT`. An SCTP
+//!    association that did not begin with an INIT: dropped. Conntrack begins one with three other chunks too (`sctp_new`,
+//!    net/netfilter/nf_conntrack_proto_sctp.c): HEARTBEAT and SHUTDOWN ACK lead to states of their own, behind
+//!    `SCTP_CONNTRACK_COOKIE_WAIT`, and HEARTBEAT ACK leaves the tag of replies zero, which an INIT sets.
 //! 7. A pod reaches itself. Else the source's egress row and the destination's ingress row must both allow it.
 //! 8. `cut` only: what conntrack expected of a connection (`IPS_EXPECTED`, as an FTP data connection) passes once it is
 //!    not new, as it does with `keep`.
@@ -48,6 +51,11 @@ pub const IP_CT_UNTRACKED: i32 = 7;
 pub const TCP: i32 = 6;
 /// `TCP_CONNTRACK_SYN_SENT`, include/uapi/linux/netfilter/nf_conntrack_tcp.h.
 pub const TCP_SYN_SENT: i32 = 1;
+/// `IPPROTO_SCTP`.
+pub const SCTP: i32 = 132;
+/// `SCTP_CONNTRACK_COOKIE_WAIT`, include/uapi/linux/netfilter/nf_conntrack_sctp.h. The state after an INIT is this or, since
+/// Linux 5.12, the one before, `SCTP_CONNTRACK_CLOSED`.
+pub const SCTP_COOKIE_WAIT: i32 = 2;
 /// `IPS_EXPECTED`, include/uapi/linux/netfilter/nf_conntrack_common.h.
 pub const IPS_EXPECTED: i32 = 1;
 
@@ -140,7 +148,7 @@ fn connection(asm: &mut Assembler, established: Established, ends: &Ends, header
     asm.store(Size::B8, R::FP, PORT, R::R1);
     asm.load(Size::B1, R::R1, R::FP, SRC + TUPLE_PROTOCOL);
     let family = asm.label("family");
-    for (place, number) in [(0, TCP), (4, 17), (8, 132)] {
+    for (place, number) in [(0, TCP), (4, 17), (8, SCTP)] {
         asm.mov(R::R9, place).branch(R::R1, Cond::Eq, number, family);
     }
     asm.mov(R::R9, 12);
@@ -245,7 +253,15 @@ fn strange(asm: &mut Assembler, ends: &Ends) {
     asm.branch(R::R8, Cond::Eq, NO_ENTRY, ends.drop);
     asm.branch(R::R8, Cond::Ne, IP_CT_NEW, opens);
     // Not by r9: the verifier would know it from here on, and follow the rest for each value.
-    asm.load(Size::B1, R::R1, R::FP, SRC + TUPLE_PROTOCOL).branch(R::R1, Cond::Ne, TCP, opens);
+    let tcp = asm.label("tcp");
+    asm.load(Size::B1, R::R1, R::FP, SRC + TUPLE_PROTOCOL).branch(R::R1, Cond::Eq, TCP, tcp);
+    asm.branch(R::R1, Cond::Ne, SCTP, opens);
+    asm.mov(R::R3, R::R7).add_field(R::R3, Field::CtSctpState).probe_read(WORD, 4);
+    asm.branch(R::R0, Cond::Ne, 0, ends.drop).load(Size::B4, R::R1, R::FP, WORD);
+    asm.branch(R::R1, Cond::Gt, SCTP_COOKIE_WAIT, ends.drop);
+    asm.mov(R::R3, R::R7).add_field(R::R3, Field::CtSctpReplyTag).probe_read(WORD, 4);
+    asm.branch(R::R0, Cond::Ne, 0, ends.drop).load(Size::B4, R::R1, R::FP, WORD);
+    asm.branch(R::R1, Cond::Eq, 0, ends.drop).goto(opens).place(tcp);
     asm.mov(R::R3, R::R7).add_field(R::R3, Field::CtTcpState).probe_read(WORD, 1);
     asm.branch(R::R0, Cond::Ne, 0, ends.drop);
     asm.load(Size::B1, R::R1, R::FP, WORD).branch(R::R1, Cond::Ne, TCP_SYN_SENT, ends.drop);

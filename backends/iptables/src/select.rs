@@ -246,7 +246,9 @@ impl<'m> Selector<'m> {
         if !isolated.is_empty() {
             let strange = self.strange(builder, family, &isolated)?;
             entry.push(rule(vec![Match::NotTracked], Target::Goto(strange.clone())));
-            entry.push(rule(vec![Match::Protocol(6), Match::TcpNotSyn], Target::Goto(strange)));
+            for (protocol, strays) in [(6, Match::TcpNotSyn), (132, Match::SctpNotInit)] {
+                entry.push(rule(vec![Match::Protocol(protocol), strays], Target::Goto(strange.clone())));
+            }
         }
         // A packet that the first tree lets through must come back for the second.
         let trees = [("EGRESS", End::Src, egress), ("INGRESS", End::Dst, ingress)];

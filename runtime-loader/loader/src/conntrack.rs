@@ -8,6 +8,7 @@
 use crate::netlink::{self, ACK, DONE, DUMP, DUMP_INTERRUPTED, ERROR, Outgoing, REQUEST, Socket};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// How often a walk is begun again that the kernel says it could not do properly.
@@ -23,6 +24,12 @@ const BATCH: usize = 64;
 const CT_NEW: u16 = 0x100;
 const CT_GET: u16 = 0x101;
 const CT_DELETE: u16 = 0x102;
+
+/// Whether conntrack's directory of switches says that it is there and knows no SCTP.
+pub fn lacks_sctp(switches: &Path) -> bool {
+    let has = |name: &str| switches.join(name).exists();
+    has("nf_conntrack_max") && !has("nf_conntrack_sctp_timeout_established")
+}
 
 /// `CTA_TUPLE_ORIG`, `CTA_TUPLE_REPLY`, `CTA_ID`, `CTA_TUPLE_MASTER`, `CTA_ZONE`.
 const ORIGINAL: u16 = 1;

@@ -74,6 +74,11 @@ pub trait Kernel {
         None
     }
 
+    /// Whether conntrack is there and knows no SCTP: a kernel built without `CONFIG_NF_CT_PROTO_SCTP`.
+    fn lacks_sctp(&mut self) -> bool {
+        false
+    }
+
     /// What a bridge passes to the rules; `None` if no bridge of this network namespace has this name.
     fn bridge(&mut self, _name: &str) -> Option<Passed> {
         None
@@ -178,6 +183,11 @@ impl Kernel for System {
 
     fn proc_net(&mut self, file: &str) -> Option<String> {
         fs::read_to_string(Path::new("/proc/thread-self/net").join(file)).ok()
+    }
+
+    fn lacks_sctp(&mut self) -> bool {
+        // Conntrack has switches for each protocol that it knows (`nf_ct_sysctl_table`, nf_conntrack_standalone.c).
+        conntrack::lacks_sctp(Path::new("/proc/sys/net/netfilter"))
     }
 
     fn bridge(&mut self, name: &str) -> Option<Passed> {

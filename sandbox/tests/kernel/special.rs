@@ -4,14 +4,16 @@ use std::process::Command;
 
 use crate::common::{PATIENCE, as_root, forward, ip, nft, probe, usual};
 use netpolc_sandbox::{
-    Content, DEFAULT_TIMEOUT, Error, HostId, Outcome, Protocol, RawPacket, Sandbox, tcp_flags,
+    Content, DEFAULT_TIMEOUT, Error, HostId, Outcome, Protocol, RawPacket, Sandbox, sctp_chunk, tcp_flags,
 };
 
-const CONTENTS: [Content; 4] = [
+const CONTENTS: [Content; 6] = [
     Content::Udp,
     Content::Tcp(tcp_flags::SYN),
     Content::Tcp(tcp_flags::ACK),
     Content::Tcp(tcp_flags::SYN | tcp_flags::ACK),
+    Content::Sctp(sctp_chunk::INIT),
+    Content::Sctp(sctp_chunk::HEARTBEAT),
 ];
 
 /// A packet from pod a to pod c, with a forged source.
@@ -69,20 +71,28 @@ fn a_translated_source_is_reported() {
     });
 }
 
-/// conntrack counts a bare ACK as new and a SYN/ACK as invalid, which only packets with right checksums show.
+/// conntrack counts a bare ACK as new and a SYN/ACK as invalid; three chunks of SCTP beside INIT as new, and others as
+/// invalid. Only packets with right checksums show it.
 #[test]
 fn conntrack_states_of_segments_without_a_connection() {
     as_root("special::conntrack_states_of_segments_without_a_connection", || {
         let sandbox = Sandbox::build(&usual()).unwrap();
         nft(&sandbox, 1, &forward("ct state invalid drop"));
         for v4 in [true, false] {
-            let arrives = |flags| {
-                let packet = forged(v4, Content::Tcp(flags));
-                sandbox.observe(&packet, DEFAULT_TIMEOUT).unwrap().is_some()
-            };
-            assert!(arrives(tcp_flags::SYN));
-            assert!(arrives(tcp_flags::ACK));
-            assert!(!arrives(tcp_flags::SYN | tcp_flags::ACK));
+            for (content, wanted) in [
+                (Content::Tcp(tcp_flags::SYN), true),
+                (Content::Tcp(tcp_flags::ACK), true),
+                (Content::Tcp(tcp_flags::SYN | tcp_flags::ACK), false),
+                (Content::Sctp(sctp_chunk::INIT), true),
+                (Content::Sctp(sctp_chunk::HEARTBEAT), true),
+                (Content::Sctp(sctp_chunk::HEARTBEAT_ACK), true),
+                (Content::Sctp(sctp_chunk::SHUTDOWN_ACK), true),
+                (Content::Sctp(sctp_chunk::COOKIE_ECHO), false),
+                (Content::Sctp(sctp_chunk::DATA), false),
+            ] {
+                let seen = sandbox.observe(&forged(v4, content), DEFAULT_TIMEOUT).unwrap();
+                assert_eq!(seen.is_some(), wanted, "{content:?}");
+            }
         }
     });
 }

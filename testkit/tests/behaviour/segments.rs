@@ -2,7 +2,7 @@
 
 use super::world::{NOTHING, PATIENCE, World, backend, cluster, ip, policy};
 use netpolc_bundle::Backend;
-use netpolc_sandbox::{Content, DEFAULT_TIMEOUT, RawPacket, tcp_flags};
+use netpolc_sandbox::{Content, DEFAULT_TIMEOUT, RawPacket, sctp_chunk, tcp_flags};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
@@ -44,11 +44,15 @@ fn segments_from_the_middle_of_a_connection() {
     let world = world();
     let check = |isolated: bool| {
         for v4 in [true, false] {
-            for flags in [
-                tcp_flags::ACK,
-                tcp_flags::SYN | tcp_flags::ACK,
-                tcp_flags::FIN | tcp_flags::ACK,
-                tcp_flags::RST,
+            for content in [
+                Content::Tcp(tcp_flags::ACK),
+                Content::Tcp(tcp_flags::SYN | tcp_flags::ACK),
+                Content::Tcp(tcp_flags::FIN | tcp_flags::ACK),
+                Content::Tcp(tcp_flags::RST),
+                Content::Sctp(sctp_chunk::HEARTBEAT),
+                Content::Sctp(sctp_chunk::HEARTBEAT_ACK),
+                Content::Sctp(sctp_chunk::SHUTDOWN_ACK),
+                Content::Sctp(sctp_chunk::COOKIE_ECHO),
             ] {
                 let pairs = [
                     ("client", "near", !isolated),
@@ -59,12 +63,14 @@ fn segments_from_the_middle_of_a_connection() {
                     ("open", "open-far", true),
                 ];
                 for (from, to, wanted) in pairs {
-                    arrives(&world, from, world.addr(from, v4), to, Content::Tcp(flags), wanted);
+                    arrives(&world, from, world.addr(from, v4), to, content, wanted);
                 }
             }
             // What opens a connection.
-            for to in ["near", "far"] {
-                arrives(&world, "client", world.addr("client", v4), to, Content::Tcp(tcp_flags::SYN), true);
+            for content in [Content::Tcp(tcp_flags::SYN), Content::Sctp(sctp_chunk::INIT)] {
+                for to in ["near", "far"] {
+                    arrives(&world, "client", world.addr("client", v4), to, content, true);
+                }
             }
         }
     };

@@ -18,6 +18,10 @@ pub enum Field {
     CtStatus,
     /// `nf_conn.proto.tcp.state`.
     CtTcpState,
+    /// `nf_conn.proto.sctp.state`.
+    CtSctpState,
+    /// `nf_conn.proto.sctp.vtag[1]`: the tag that replies must have.
+    CtSctpReplyTag,
     /// `nf_hook_state.in`: the interface that the packet came from.
     StateIn,
     /// `net_device.ifindex`.
@@ -38,7 +42,7 @@ pub fn tuples_together(offset: impl Fn(Field) -> Option<u32>) -> bool {
 
 impl Field {
     /// All, in order.
-    pub const ALL: [Field; 9] = [
+    pub const ALL: [Field; 11] = [
         Field::SkbNfct,
         Field::SkbHead,
         Field::SkbNetworkHeader,
@@ -46,6 +50,8 @@ impl Field {
         Field::CtReply,
         Field::CtStatus,
         Field::CtTcpState,
+        Field::CtSctpState,
+        Field::CtSctpReplyTag,
         Field::StateIn,
         Field::DeviceIndex,
     ];
@@ -60,6 +66,8 @@ impl Field {
             Field::CtReply => "nf_conn.tuplehash[1].tuple",
             Field::CtStatus => "nf_conn.status",
             Field::CtTcpState => "nf_conn.proto.tcp.state",
+            Field::CtSctpState => "nf_conn.proto.sctp.state",
+            Field::CtSctpReplyTag => "nf_conn.proto.sctp.vtag[1]",
             Field::StateIn => "nf_hook_state.in",
             Field::DeviceIndex => "net_device.ifindex",
         }

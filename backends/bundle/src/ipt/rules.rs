@@ -162,6 +162,13 @@ fn module(family: Family, words: &mut Words<'_>, before: &[Match]) -> Result<Mod
             }
             Match::TcpNotSyn
         }
+        ("sctp", "!") => {
+            of(132)?;
+            for word in ["--chunk-types", "any", "INIT"] {
+                words.expect(word)?;
+            }
+            Match::SctpNotInit
+        }
         ("tcp" | "udp" | "sctp", "--dport") => {
             of(match module {
                 "tcp" => 6,

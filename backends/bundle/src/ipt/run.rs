@@ -10,9 +10,10 @@ use std::net::IpAddr;
 pub use crate::nft::run::{Packet, State};
 
 /// TCP, UDP and SCTP: the protocols whose ports rules look at.
-const WITH_PORTS: [u8; 3] = [TCP, 17, 132];
+const WITH_PORTS: [u8; 3] = [TCP, 17, SCTP];
 
 const TCP: u8 = 6;
+const SCTP: u8 = 132;
 
 /// The rules in the order in which a packet meets them, with numbers for the names of chains.
 #[derive(Debug, Clone)]
@@ -145,6 +146,7 @@ impl Sent<'_> {
             Match::Protocol(number) => protocol == *number,
             Match::Port(lo, hi) => WITH_PORTS.contains(&protocol) && (*lo..=*hi).contains(&dport),
             Match::TcpNotSyn => protocol == TCP && !opens,
+            Match::SctpNotInit => protocol == SCTP && !opens,
             Match::Icmp6Type(kind) => self.icmp6 == Some(*kind),
             Match::Known => matches!(state, State::Established | State::Related),
             Match::NotTracked => state == State::Untracked,

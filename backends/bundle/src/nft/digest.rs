@@ -345,6 +345,7 @@ fn match_bytes(family: Family, found: &Match) -> Vec<u8> {
         Match::ReversePathFails => bytes.push(22),
         Match::NeighbourDiscovery => bytes.push(23),
         Match::Unbound => bytes.push(24),
+        Match::SctpNotInit => bytes.push(25),
     }
     bytes
 }

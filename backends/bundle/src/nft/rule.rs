@@ -38,6 +38,10 @@ const ESTABLISHED_RELATED: u64 = 2 | 4;
 const TCP_MASK: u64 = 0x01 | 0x02 | 0x04 | 0x10;
 const TCP_SYN: u64 = 0x02;
 
+/// SCTP's number, and the type of the chunk that opens an association (RFC 9260, section 3.2).
+const SCTP: u8 = 132;
+const SCTP_INIT: u64 = 1;
+
 /// What can stand where a rule goes on.
 enum Part {
     Match(Match),
@@ -108,6 +112,9 @@ impl Parser<'_> {
     }
 
     fn part(&mut self, family: Family, matches: &mut Vec<Match>) -> Result<Part, Message> {
+        if self.token == Token::Punct(b'@') {
+            return self.first_chunk(matches).map(Part::Match);
+        }
         let Token::Word(word) = self.token else { return self.unexpected("a match or a verdict") };
         match word {
             "ct" => self.ct_state().map(Part::Match),
@@ -263,6 +270,23 @@ impl Parser<'_> {
             return Err("a test of `tcp flags` that netpolc does not use".into());
         }
         Ok(Match::TcpNotSyn)
+    }
+
+    /// `@th,96,8 != 1` behind `meta l4proto sctp`, which is part of the match.
+    fn first_chunk(&mut self, matches: &mut Vec<Match>) -> Result<Match, Message> {
+        self.expect_punct(b'@')?;
+        self.expect("th")?;
+        for word in ["96", "8"] {
+            self.expect_punct(b',')?;
+            self.expect(word)?;
+        }
+        self.not_equal()?;
+        if number(&[], self.word("a chunk type")?)? != SCTP_INIT
+            || matches.pop() != Some(Match::L4Proto(SCTP))
+        {
+            return Err("a test of a packet's content that netpolc does not use".into());
+        }
+        Ok(Match::SctpNotInit)
     }
 
     fn not_equal(&mut self) -> Result<(), Message> {

@@ -9,9 +9,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// TCP, UDP and SCTP: the protocols whose ports rules look at.
-const WITH_PORTS: [u8; 3] = [TCP, 17, 132];
+const WITH_PORTS: [u8; 3] = [TCP, 17, SCTP];
 
 const TCP: u8 = 6;
+const SCTP: u8 = 132;
 
 /// What conntrack says of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,7 +40,8 @@ pub struct Packet {
     pub dport: u16,
     /// Its state.
     pub state: State,
-    /// For TCP: whether it is a SYN without ACK, RST and FIN. Without meaning for other protocols.
+    /// For TCP: whether it is a SYN without ACK, RST and FIN; for SCTP: whether its first chunk is INIT. Without meaning for
+    /// other protocols.
     pub opens: bool,
     /// Whether it came from a pod's interface with a source that is not that pod's address.
     pub spoofed: bool,
@@ -148,6 +150,7 @@ fn matches(table: &Table, family: Family, condition: &Match, packet: &Packet) ->
         Match::NotEstablished => !matches!(packet.state, State::Established | State::Related),
         Match::NotTracked => packet.state == State::Untracked,
         Match::TcpNotSyn => packet.protocol == TCP && !packet.opens,
+        Match::SctpNotInit => packet.protocol == SCTP && !packet.opens,
         Match::Unbound => !from_its_pod(table, packet),
         Match::ReversePathFails => packet.spoofed || packet.asymmetric,
         Match::NeighbourDiscovery => packet.neighbour_discovery,

@@ -125,6 +125,9 @@ fn spellings_of_matches() {
     ] {
         assert_eq!(rule(text).matches, [Match::TcpNotSyn], "{text}");
     }
+    for text in ["meta l4proto sctp @th,96,8 != 1 drop", "meta l4proto 132 @th,96,8 != 0x1 drop"] {
+        assert_eq!(rule(text).matches, [Match::SctpNotInit], "{text}");
+    }
     assert_eq!(rule("ct state 0x41 drop").matches, [Match::NotTracked]);
     assert_eq!(rule("fib saddr . iif oif 0 drop").matches, [Match::ReversePathFails]);
     assert_eq!(rule("iifname . ip saddr != @podaddr drop").matches, [Match::Unbound]);

@@ -54,7 +54,11 @@ pub(super) fn ports(machine: &Machine) -> Bounds {
         });
         return bounds;
     }
-    let mut all: BTreeSet<u16> = machine.maps.values(Map::Ports).flat_map(starts).collect();
+    // Such a program may also take the wrong bit of the right byte, so ports of each stretch are asked about that differ in
+    // one of their last bits.
+    let stretches = machine.maps.values(Map::Ports).flat_map(starts);
+    let mut all: BTreeSet<u16> =
+        stretches.flat_map(|first| [0, 1, 2, 4, 8].map(|more| first.saturating_add(more))).collect();
     for imm in immediates(&machine.slots) {
         let port = u16::try_from(imm).ok();
         let ports = port.into_iter().flat_map(|p| [p, p.swap_bytes()]);

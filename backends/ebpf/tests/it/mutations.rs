@@ -37,12 +37,11 @@ fn packets(compiled: &Compiled, node: &Node, seed: u64) -> Vec<Packet> {
     let mut found = Vec::new();
     for flow in flows.into_iter().filter(|f| node.touches(f) && !node.is_own(f)) {
         let packet = Packet::opening(flow);
-        let tcp = flow.protocol == netpolc_ir::ports::Protocol::TCP;
         let others = [
             Packet { conn: Conn::Untracked, ..packet },
             Packet { conn: Conn::Established, opens: false, ..packet },
             Packet { spoofed: true, ..packet },
-            Packet { opens: !tcp, ..packet },
+            Packet { opens: !flow.protocol.has_handshake(), ..packet },
         ];
         found.push(packet);
         found.extend(others);

@@ -39,7 +39,7 @@ impl Situation {
             Match::Known => self.kind == Kind::Established,
             Match::NotTracked => matches!(self.kind, Kind::Untracked | Kind::NeighbourDiscovery),
             // The rule has a condition on the protocol beside this one.
-            Match::TcpNotSyn => matches!(self.kind, Kind::MidStream | Kind::Established),
+            Match::TcpNotSyn | Match::SctpNotInit => matches!(self.kind, Kind::MidStream | Kind::Established),
             Match::ReversePathFails => matches!(self.kind, Kind::Asymmetric | Kind::Spoofed),
             Match::Icmp6Type(number) => self.icmp6 == Some(*number),
             // Rules of the loader, in a chain that is not compiled.

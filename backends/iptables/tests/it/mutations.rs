@@ -138,7 +138,8 @@ fn packets(compiled: &Compiled, node: &str, machine: &Machine) -> BTreeSet<Packe
         found.insert(packet);
         if flow.protocol == Protocol::TCP {
             let packet = Packet::opening(Flow { port: 80, ..flow });
-            found.insert(Packet { opens: false, ..packet });
+            let sctp = Packet { flow: Flow { protocol: Protocol::SCTP, ..packet.flow }, ..packet };
+            found.extend([packet, sctp].map(|packet| Packet { opens: false, ..packet }));
             found.insert(Packet { conn: Conn::Untracked, ..packet });
             found.insert(Packet { conn: Conn::Established, opens: false, ..packet });
             found.insert(Packet { conn: Conn::Related, ..packet });

@@ -61,7 +61,8 @@ pub(super) fn frame(builder: &mut Builder, mut pods: Pods) -> Result<(), Unsuppo
     let strange = builder.named_chain("strange", strange_chain(builder.family, &isolated))?;
     let mut judge = vec![
         rule(vec![Match::NotTracked], Verdict::Goto(strange.clone())),
-        rule(vec![Match::TcpNotSyn], Verdict::Goto(strange)),
+        rule(vec![Match::TcpNotSyn], Verdict::Goto(strange.clone())),
+        rule(vec![Match::SctpNotInit], Verdict::Goto(strange)),
     ];
     let ingress = builder.entry("ingress", Field::Daddr, pods.ingress)?;
     judge.extend(sources(builder, pods.egress, ingress.as_ref())?);

@@ -67,7 +67,7 @@ impl FamilyProof<'_> {
         leave.insert(self.atoms.atom(bits(outside)));
         for &cell in cells {
             let kinds = [Kind::Opening, Kind::Established, Kind::Untracked, Kind::Asymmetric];
-            let mid_stream = (cell.protocol == Protocol::TCP).then_some(Kind::MidStream);
+            let mid_stream = cell.protocol.has_handshake().then_some(Kind::MidStream);
             for kind in kinds.into_iter().chain(mid_stream) {
                 for direction in Direction::ALL {
                     let CellKey { protocol, port } = cell;
@@ -155,8 +155,8 @@ impl FamilyProof<'_> {
             _ => None,
         };
         for (src, dst) in [(local.0, peer.0), (peer.0, local.0)] {
-            let tcp = Packet::opening(Flow { src, dst, protocol: Protocol::TCP, port: 1 });
-            let udp = Packet::opening(Flow { src, dst, protocol: Protocol::UDP, port: 1 });
+            let opening = |protocol| Packet::opening(Flow { src, dst, protocol, port: 1 });
+            let [tcp, udp, sctp] = [Protocol::TCP, Protocol::UDP, Protocol::SCTP].map(opening);
             self.judge(artifact, established(tcp), Verdict::Allow)?;
             self.judge(artifact, Packet { conn: Conn::Related, ..established(tcp) }, Verdict::Allow)?;
             for packet in [tcp, udp] {
@@ -167,7 +167,9 @@ impl FamilyProof<'_> {
                 self.asymmetric(artifact, packet)?;
             }
             if let Some(expected) = stray {
-                self.judge(artifact, Packet { opens: false, ..tcp }, expected)?;
+                for packet in [tcp, sctp] {
+                    self.judge(artifact, Packet { opens: false, ..packet }, expected)?;
+                }
             }
             if self.family == Family::V6 {
                 let flow = Flow { src, dst, protocol: Protocol::ICMPV6, port: 0 };
@@ -231,9 +233,14 @@ impl FamilyProof<'_> {
             self.asymmetric(artifact, Packet::opening(flow))?;
         }
         for (addr, group) in self.own.clone() {
-            let flow = Flow { src: addr, dst: addr, protocol: Protocol::TCP, port: 1 };
             if let Some(isolated) = self.reference.isolated(group) {
-                for kind in [Kind::Untracked, Kind::MidStream] {
+                let kinds = [
+                    (Kind::Untracked, Protocol::TCP),
+                    (Kind::MidStream, Protocol::TCP),
+                    (Kind::MidStream, Protocol::SCTP),
+                ];
+                for (kind, protocol) in kinds {
+                    let flow = Flow { src: addr, dst: addr, protocol, port: 1 };
                     self.judge(artifact, kind.packet(flow), Verdict::allow_if(!isolated))?;
                 }
             }
@@ -259,6 +266,7 @@ fn kinds_of(family: Family) -> Vec<(Kind, Protocol)> {
     let mut kinds = vec![
         (Kind::Established, Protocol::TCP),
         (Kind::MidStream, Protocol::TCP),
+        (Kind::MidStream, Protocol::SCTP),
         (Kind::Untracked, Protocol::TCP),
         (Kind::Spoofed, Protocol::TCP),
         (Kind::Untracked, Protocol::UDP),

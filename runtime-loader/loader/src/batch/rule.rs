@@ -35,6 +35,10 @@ const FIB_OIF: u32 = 1;
 
 const TCP: u8 = 6;
 /// Where the flags are in a TCP header; fin, syn, rst, ack; syn.
+const SCTP: u8 = 132;
+/// The type of the first chunk, behind the common header (RFC 9260, section 3).
+const SCTP_CHUNK_AT: u32 = 12;
+const SCTP_INIT: u8 = 1;
 const TCP_FLAGS_AT: u32 = 13;
 const TCP_FLAGS: u8 = 0x17;
 const TCP_SYN: u8 = 0x02;
@@ -86,6 +90,12 @@ fn condition_of(family: Family, condition: &Match) -> Option<Expressions> {
             payload(TRANSPORT, TCP_FLAGS_AT, 1, 1),
             bits(&[TCP_FLAGS], 1),
             compare(NOT_EQUAL, &[TCP_SYN]),
+        ],
+        Match::SctpNotInit => vec![
+            meta(META_L4PROTO, 1),
+            compare(EQUAL, &[SCTP]),
+            payload(TRANSPORT, SCTP_CHUNK_AT, 1, 1),
+            compare(NOT_EQUAL, &[SCTP_INIT]),
         ],
         Match::ReversePathFails => {
             // `NFTA_FIB_FLAGS`, `NFTA_FIB_RESULT`, `NFTA_FIB_DREG`.

@@ -16,6 +16,8 @@ pub(crate) enum Lack {
     Ipv6,
     /// The table of connections, as far as user space can read and change it.
     Ctnetlink,
+    /// Conntrack's knowledge of SCTP.
+    Sctp,
 }
 
 pub(crate) struct Lacking(System, Lack);
@@ -53,6 +55,10 @@ impl Kernel for Lacking {
         if self.1 == Lack::Ipv6 && file.contains('6') { None } else { self.0.proc_net(file) }
     }
 
+    fn lacks_sctp(&mut self) -> bool {
+        self.1 == Lack::Sctp || self.0.lacks_sctp()
+    }
+
     fn tables(&mut self) -> Result<BTreeSet<Family>, Error> {
         self.0.tables()
     }
@@ -76,7 +82,7 @@ impl Kernel for Lacking {
     fn cut(&mut self, denied: &mut Denied<'_>) -> io::Result<Tally> {
         match self.1 {
             Lack::Ctnetlink => Err(io::ErrorKind::Unsupported.into()),
-            Lack::Ipv6 => self.0.cut(denied),
+            Lack::Ipv6 | Lack::Sctp => self.0.cut(denied),
         }
     }
 }

@@ -59,6 +59,16 @@ fn connections_are_judged_until_the_table_was_walked() {
     assert!(!survives(&world, &mut ends), "each packet is judged");
 }
 
+/// Where conntrack knows no SCTP, that is said.
+#[test]
+fn a_kernel_without_sctp() {
+    let (world, bundles) = world();
+    let (_, notes) = apply(&world, &mut System::new(), &bundles[0]);
+    assert!(!notes.contains("SCTP"), "{notes}");
+    let (_, notes) = apply(&world, &mut Lacking::new(Lack::Sctp), &bundles[1]);
+    assert!(notes.contains("conntrack does not know SCTP here"), "{notes}");
+}
+
 /// Applied again, a version that was walked for is not walked for again; one that was not is.
 #[test]
 fn a_walk_that_failed_is_made_good() {

@@ -34,7 +34,8 @@ impl Walk<'_> {
             Match::L4Proto(number) => self.case.protocol.number() == *number,
             Match::NotEstablished => self.case.kind != Kind::Established,
             Match::NotTracked => matches!(self.case.kind, Kind::Untracked | Kind::NeighbourDiscovery),
-            Match::TcpNotSyn => self.case.kind == Kind::MidStream && self.case.protocol == Protocol::TCP,
+            Match::TcpNotSyn => self.begins_nothing(Protocol::TCP),
+            Match::SctpNotInit => self.begins_nothing(Protocol::SCTP),
             Match::ReversePathFails => matches!(self.case.kind, Kind::Asymmetric | Kind::Spoofed),
             Match::NeighbourDiscovery => self.case.kind == Kind::NeighbourDiscovery,
         };
@@ -42,6 +43,11 @@ impl Walk<'_> {
             *state = BitSet::empty(state.len());
         }
         Ok(())
+    }
+
+    /// Whether the packets are of a protocol, and not the first ones of a connection.
+    fn begins_nothing(&self, protocol: Protocol) -> bool {
+        matches!(self.case.kind, Kind::MidStream | Kind::Established) && self.case.protocol == protocol
     }
 
     /// Keeps the packets that come from the interface of the pod that has their source, or all others.
