@@ -71,7 +71,7 @@ impl Packet {
     }
 }
 
-/// What sets a packet apart, other than its addresses and ports.
+/// What sets a packet apart, other than its addresses and ports: where it comes from, and what it is to conntrack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// It opens a connection, from where it should come from.
@@ -80,10 +80,20 @@ pub enum Kind {
     Asymmetric,
     /// It comes from a pod's interface with a source that is not that pod's.
     Spoofed,
-    /// Conntrack has no entry for it.
-    Untracked,
     /// TCP or SCTP ([`Protocol::has_handshake`]), of no connection, and not its beginning.
     MidStream,
+    /// The same, as [`Kind::Asymmetric`].
+    MidStreamAsymmetric,
+    /// The same, as [`Kind::Spoofed`].
+    MidStreamSpoofed,
+    /// Conntrack has no entry for it. For TCP and SCTP it looks like the beginning of a connection.
+    Untracked,
+    /// The same, but it does not look like a beginning.
+    UntrackedMidStream,
+    /// The same, as [`Kind::Asymmetric`].
+    UntrackedAsymmetric,
+    /// The same, as [`Kind::Spoofed`].
+    UntrackedSpoofed,
     /// It is part of a connection.
     Established,
     /// IPv6 neighbour discovery.
@@ -91,23 +101,70 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All kinds, in order.
+    pub const ALL: [Kind; 12] = [
+        Kind::Opening,
+        Kind::Asymmetric,
+        Kind::Spoofed,
+        Kind::MidStream,
+        Kind::MidStreamAsymmetric,
+        Kind::MidStreamSpoofed,
+        Kind::Untracked,
+        Kind::UntrackedMidStream,
+        Kind::UntrackedAsymmetric,
+        Kind::UntrackedSpoofed,
+        Kind::Established,
+        Kind::NeighbourDiscovery,
+    ];
+
     /// How many kinds there are.
-    pub const COUNT: usize = 7;
+    pub const COUNT: usize = Kind::ALL.len();
+
+    /// What conntrack says of such packets. Neighbour discovery it leaves alone (`nf_conntrack_icmpv6_error`,
+    /// net/netfilter/nf_conntrack_proto_icmpv6.c).
+    pub const fn conn(self) -> Conn {
+        match self {
+            Kind::Opening | Kind::Asymmetric | Kind::Spoofed => Conn::New,
+            Kind::MidStream | Kind::MidStreamAsymmetric | Kind::MidStreamSpoofed => Conn::New,
+            Kind::Established => Conn::Established,
+            Kind::Untracked
+            | Kind::UntrackedMidStream
+            | Kind::UntrackedAsymmetric
+            | Kind::UntrackedSpoofed
+            | Kind::NeighbourDiscovery => Conn::Untracked,
+        }
+    }
+
+    /// Whether they look like the beginning of a connection, as all do of protocols without a handshake.
+    pub const fn opens(self) -> bool {
+        match self {
+            Kind::Opening | Kind::Asymmetric | Kind::Spoofed | Kind::Untracked => true,
+            Kind::MidStream | Kind::MidStreamAsymmetric | Kind::MidStreamSpoofed => false,
+            Kind::UntrackedMidStream | Kind::UntrackedAsymmetric | Kind::UntrackedSpoofed => false,
+            Kind::Established => false,
+            Kind::NeighbourDiscovery => true,
+        }
+    }
+
+    /// Whether they come from a pod's interface with a source that is not that pod's.
+    pub const fn spoofed(self) -> bool {
+        matches!(self, Kind::Spoofed | Kind::MidStreamSpoofed | Kind::UntrackedSpoofed)
+    }
+
+    /// Whether they come from an interface that is no pod's and not the way back to their source.
+    pub const fn asymmetric(self) -> bool {
+        matches!(self, Kind::Asymmetric | Kind::MidStreamAsymmetric | Kind::UntrackedAsymmetric)
+    }
 
     /// A packet of this kind.
     pub fn packet(self, flow: Flow) -> Packet {
-        let opening = Packet::opening(flow);
-        match self {
-            Kind::Opening => opening,
-            Kind::Asymmetric => Packet { asymmetric: true, ..opening },
-            Kind::Spoofed => Packet { spoofed: true, ..opening },
-            Kind::Untracked => Packet { conn: Conn::Untracked, ..opening },
-            Kind::MidStream => Packet { opens: false, ..opening },
-            Kind::Established => Packet { conn: Conn::Established, opens: false, ..opening },
-            // Conntrack leaves it alone (`nf_conntrack_icmpv6_error`, net/netfilter/nf_conntrack_proto_icmpv6.c).
-            Kind::NeighbourDiscovery => {
-                Packet { neighbour_discovery: true, conn: Conn::Untracked, ..opening }
-            }
+        Packet {
+            flow,
+            conn: self.conn(),
+            opens: self.opens() || !flow.protocol.has_handshake() && self.conn() != Conn::Established,
+            spoofed: self.spoofed(),
+            asymmetric: self.asymmetric(),
+            neighbour_discovery: self == Kind::NeighbourDiscovery,
         }
     }
 }

@@ -35,6 +35,9 @@ fn expected(
     if packet.spoofed {
         return Some(Verdict::Deny);
     }
+    if packet.asymmetric && node.local().contains(&packet.flow.src) {
+        return Some(Verdict::Deny);
+    }
     let local = |addr: &IpAddr| node.local().contains(addr).then(|| reference.isolated(groups[addr]));
     if packet.conn == Conn::Untracked || (packet.flow.protocol.has_handshake() && !packet.opens) {
         let ends: Vec<Option<bool>> =
@@ -44,9 +47,6 @@ fn expected(
             ends if ends.contains(&None) => None,
             _ => Some(Verdict::Allow),
         };
-    }
-    if packet.asymmetric && node.local().contains(&packet.flow.src) {
-        return Some(Verdict::Deny);
     }
     if !node.touches(&packet.flow) {
         return Some(Verdict::Allow);
@@ -87,13 +87,8 @@ fn packets(questions: &Questions, node: &Node, family: Family) -> Vec<Packet> {
     }
     for (src, dst) in ends {
         for protocol in [Protocol::TCP, Protocol::UDP, Protocol::SCTP] {
-            let packet = Packet::opening(Flow { src, dst, protocol, port: 1 });
-            found.push(Packet { conn: Conn::Established, opens: false, ..packet });
-            found.push(Packet { conn: Conn::Untracked, ..packet });
-            found.push(Packet { spoofed: true, ..packet });
-            if protocol.has_handshake() {
-                found.push(Packet { opens: false, ..packet });
-            }
+            let kinds = Kind::ALL.into_iter().filter(|k| !matches!(k, Kind::NeighbourDiscovery));
+            found.extend(kinds.map(|kind| kind.packet(Flow { src, dst, protocol, port: 1 })));
         }
         if family == Family::V6 {
             let flow = Flow { src, dst, protocol: Protocol::ICMPV6, port: 0 };
@@ -105,14 +100,8 @@ fn packets(questions: &Questions, node: &Node, family: Family) -> Vec<Packet> {
         questions.pods[family as usize].iter().chain(&questions.others[family as usize]).copied().collect();
     let strangers: Vec<IpAddr> = all.into_iter().filter(|a| !node.local().contains(a)).collect();
     for (src, dst) in strangers.iter().flat_map(|a| strangers.iter().map(move |b| (*a, *b))) {
-        let packet = Packet::opening(Flow { src, dst, protocol: Protocol::TCP, port: 80 });
-        let asymmetric = Packet { asymmetric: true, ..packet };
-        found.extend([
-            packet,
-            asymmetric,
-            Packet { opens: false, ..packet },
-            Packet { conn: Conn::Untracked, ..packet },
-        ]);
+        let kinds = Kind::ALL.into_iter().filter(|k| !k.spoofed() && *k != Kind::NeighbourDiscovery);
+        found.extend(kinds.map(|kind| kind.packet(Flow { src, dst, protocol: Protocol::TCP, port: 80 })));
     }
     found
 }

@@ -240,7 +240,9 @@ pub enum Match {
     /// `-m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN`: a segment that opens no connection. The rule matches TCP too.
     TcpNotSyn,
     /// `-m sctp ! --chunk-types any INIT`: a packet that opens no association. The rule matches SCTP too. (What has other
-    /// chunks beside an INIT is invalid to conntrack: `do_basic_checks`, net/netfilter/nf_conntrack_proto_sctp.c.)
+    /// chunks beside an INIT is invalid to conntrack: `do_basic_checks`, net/netfilter/nf_conntrack_proto_sctp.c. And bytes behind
+    /// the last chunk that are too few for another make the match itself drop a packet without an INIT, whoever it is for:
+    /// `match_packet`, net/netfilter/xt_sctp.c.)
     SctpNotInit,
     /// `-m icmp6 --icmpv6-type N`, from 133 to 137: neighbour discovery. The rule matches ICMPv6 too.
     Icmp6Type(u8),

@@ -262,8 +262,9 @@ pub enum Match {
     NotTracked,
     /// `tcp flags & (fin | syn | rst | ack) != syn`: a TCP segment that does not open a connection. Implies TCP.
     TcpNotSyn,
-    /// `meta l4proto sctp @th,96,8 != 1`: an SCTP packet whose first chunk, behind the common header of 12 bytes, is not
-    /// INIT (RFC 9260, section 3.2): it does not open an association. Implies SCTP.
+    /// `@th,96,8 != 1 meta l4proto sctp`: an SCTP packet whose first chunk, behind the common header of 12 bytes, is not
+    /// INIT (RFC 9260, section 3.2): it does not open an association. Implies SCTP. In this order, since nft before 1.0.6 (seen:
+    /// 0.9.8) does not list a protocol that stands before a field without a name.
     SctpNotInit,
     /// `iifname . ip saddr != @podaddr`: no pod with this source is known behind this interface.
     Unbound,

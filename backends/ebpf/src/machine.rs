@@ -34,7 +34,7 @@ use netpolc_ir::bitset::BitSet;
 use netpolc_ir::ports::Protocol;
 use netpolc_ir::proof::{Artifact, Atoms, Bounds, Conn, Constants, Kind, Packet};
 use netpolc_ir::unit::{Direction, Flow, Verdict};
-use packet::{Case, Entry, First, Kernel};
+use packet::{Case, Entry, Kernel};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -183,7 +183,7 @@ impl Machine {
         let pod = Known::pod_of(&self.maps, flow.src);
         Case {
             flow,
-            entry: Entry::Connection { state: program::IP_CT_NEW as u64, first: First::Handshake },
+            entry: Entry::Connection { state: program::IP_CT_NEW as u64, begun: true },
             interface: (pod != 0).then_some(pod),
             icmp_type: 0,
         }
@@ -193,14 +193,20 @@ impl Machine {
     fn judge(&self, packet: &Packet, mut verdict: impl FnMut(&Case) -> Verdict) -> Verdict {
         let flow = packet.flow;
         let case = self.opening(flow);
+        let interface = match packet {
+            Packet { spoofed: true, .. } => Some(NOBODY),
+            Packet { asymmetric: true, .. } => None,
+            _ => case.interface,
+        };
         match packet.conn {
             Conn::Established => self.established(flow, [0, 3], verdict),
             Conn::Related => self.established(flow, [1, 4], verdict),
             Conn::Untracked => {
                 // Unable to track it, and told not to.
                 let nfct = [0, u64::from(program::IP_CT_UNTRACKED as u32)];
-                let mut without =
-                    |nfct, icmp_type| verdict(&Case { entry: Entry::None { nfct }, icmp_type, ..case });
+                let mut without = |nfct, icmp_type| {
+                    verdict(&Case { entry: Entry::None { nfct }, interface, icmp_type, ..case })
+                };
                 if packet.neighbour_discovery {
                     // Neighbour solicitation.
                     return Verdict::allow_if(nfct.map(|nfct| without(nfct, 135)) == [Verdict::Allow; 2]);
@@ -209,21 +215,9 @@ impl Machine {
                 without(nfct[usize::from(flow.protocol != Protocol::TCP)], case.icmp_type)
             }
             Conn::New => {
-                let firsts = match packet.opens || !flow.protocol.has_handshake() {
-                    true => &[First::Handshake],
-                    false => First::strays(flow.protocol),
-                };
-                let interface = match packet {
-                    Packet { spoofed: true, .. } => Some(NOBODY),
-                    Packet { asymmetric: true, .. } => None,
-                    _ => case.interface,
-                };
-                // What passes with one of them passes: it is what opens no connection that must not.
-                let mut verdicts = firsts.iter().map(|&first| {
-                    let entry = Entry::Connection { state: program::IP_CT_NEW as u64, first };
-                    verdict(&Case { entry, interface, ..case })
-                });
-                Verdict::allow_if(verdicts.any(|verdict| verdict == Verdict::Allow))
+                let begun = packet.opens || !flow.protocol.has_handshake();
+                let entry = Entry::Connection { state: program::IP_CT_NEW as u64, begun };
+                verdict(&Case { entry, interface, ..case })
             }
         }
     }
@@ -239,7 +233,7 @@ impl Machine {
         let back = Flow { src: flow.dst, dst: flow.src, ..flow };
         let mut fine = true;
         for (original, state) in [(flow, states[0]), (back, states[1])] {
-            let entry = Entry::Connection { state, first: First::Segment };
+            let entry = Entry::Connection { state, begun: false };
             let actual = verdict(&Case { flow: original, entry, interface: None, icmp_type: 0 });
             let wanted = match self.established {
                 Established::Keep => Verdict::Allow,

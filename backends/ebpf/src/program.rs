@@ -9,14 +9,13 @@
 //! 1. `keep` only: what belongs to a connection that passed, or is an error about one, passes.
 //! 2. Without an entry: neighbour discovery passes; else the addresses are read from the header.
 //! 3. Both addresses are looked up: `pods4` or `pods6`, then `blocks`.
-//! 4. A new packet from the interface of a local pod must have an address of that pod; from another interface, none of
-//!    a local pod.
+//! 4. A packet that is new or without an entry must have, from the interface of a local pod, an address of that pod, and from
+//!    another interface none of a local pod.
 //! 5. Where neither end is an isolated pod of this node, everything passes.
 //! 6. Without an entry (invalid, untracked): dropped. A TCP connection that did not begin with a SYN: dropped; conntrack
 //!    picks such connections up (`nf_conntrack_tcp_loose`), in a state other than `TCP_CONNTRACK_SYN_SENT`. An SCTP
-//!    association that did not begin with an INIT: dropped. Conntrack begins one with three other chunks too (`sctp_new`,
-//!    net/netfilter/nf_conntrack_proto_sctp.c): HEARTBEAT and SHUTDOWN ACK lead to states of their own, behind
-//!    `SCTP_CONNTRACK_COOKIE_WAIT`, and HEARTBEAT ACK leaves the tag of replies zero, which an INIT sets.
+//!    association that did not begin with an INIT: dropped; conntrack takes other chunks for a begin, too, and notes where an
+//!    INIT came from (`sctp_new` and `nf_conntrack_sctp_packet`, net/netfilter/nf_conntrack_proto_sctp.c).
 //! 7. A pod reaches itself. Else the source's egress row and the destination's ingress row must both allow it.
 //! 8. `cut` only: what conntrack expected of a connection (`IPS_EXPECTED`, as an FTP data connection) passes once it is
 //!    not new, as it does with `keep`.
@@ -53,9 +52,6 @@ pub const TCP: i32 = 6;
 pub const TCP_SYN_SENT: i32 = 1;
 /// `IPPROTO_SCTP`.
 pub const SCTP: i32 = 132;
-/// `SCTP_CONNTRACK_COOKIE_WAIT`, include/uapi/linux/netfilter/nf_conntrack_sctp.h. The state after an INIT is this or, since
-/// Linux 5.12, the one before, `SCTP_CONNTRACK_CLOSED`.
-pub const SCTP_COOKIE_WAIT: i32 = 2;
 /// `IPS_EXPECTED`, include/uapi/linux/netfilter/nf_conntrack_common.h.
 pub const IPS_EXPECTED: i32 = 1;
 
@@ -85,7 +81,7 @@ const PORT: i16 = -208;
 const WORD: i16 = -216;
 /// The key in `pairs` of what was asked last: the one that denies, if one does.
 const PAIR: i16 = -220;
-/// The index of the interface that a packet with a connection came from.
+/// The index of the interface that the packet came from.
 const INTERFACE: i16 = -224;
 
 // A value of `pods4` or `pods6`.
@@ -128,6 +124,12 @@ pub fn build(established: Established) -> Assembled {
 /// r6 = context, r7 = connection or packet, r8 = state, r9 = place of the protocol in a value of `pairs`.
 fn connection(asm: &mut Assembler, established: Established, ends: &Ends, headers: Label, resolve: Label) {
     asm.note("the packet's connection").mov(R::R6, R::R1);
+    // Here, where one path leads to, though not all need it: for each load through a pointer of the kernel's own types and each path to it, the
+    // verifier looks through all names of types (`btf_nested_type_is_trusted`), which was most of what a new version took.
+    asm.load(Size::B8, R::R1, R::R6, CTX_STATE);
+    asm.load_field(Size::B8, R::R1, R::R1, Field::StateIn);
+    asm.load_field(Size::B4, R::R1, R::R1, Field::DeviceIndex);
+    asm.store(Size::B4, R::FP, INTERFACE, R::R1);
     asm.load(Size::B8, R::R7, R::R6, CTX_SKB);
     asm.load_field(Size::B8, R::R1, R::R7, Field::SkbNfct);
     asm.branch(R::R1, Cond::Le, IP_CT_UNTRACKED, headers);
@@ -136,12 +138,6 @@ fn connection(asm: &mut Assembler, established: Established, ends: &Ends, header
         asm.branch(R::R8, Cond::Ne, IP_CT_NEW, ends.accept);
     }
     asm.mov(R::R7, R::R1).alu(AluOp::And, R::R7, -8);
-    // Here, where one path leads to: for each load through a pointer of the kernel's own types and each path to it, the
-    // verifier looks through all names of types (`btf_nested_type_is_trusted`), which was most of what a new version took.
-    asm.load(Size::B8, R::R1, R::R6, CTX_STATE);
-    asm.load_field(Size::B8, R::R1, R::R1, Field::StateIn);
-    asm.load_field(Size::B4, R::R1, R::R1, Field::DeviceIndex);
-    asm.store(Size::B4, R::FP, INTERFACE, R::R1);
     asm.mov(R::R3, R::R7).add_field(R::R3, Field::CtOriginal);
     asm.probe_read(SRC, TUPLES_APART as i32 + TUPLE_BYTES).branch(R::R0, Cond::Ne, 0, ends.drop);
     asm.load(Size::B2, R::R1, R::FP, DST + TUPLE_PORT).be16(R::R1);
@@ -226,12 +222,12 @@ fn who(asm: &mut Assembler, block: i16, pod: i16) {
     asm.place(unknown).place(done);
 }
 
-/// A new packet must come from where its source lives: from the pod's own interface, from one that several pods share
+/// A new packet, or one without an entry, must come from where its source lives: from the pod's own interface, from one that several pods share
 /// if it is a pod of this node, and from any other if it is not.
 fn spoofed(asm: &mut Assembler, ends: &Ends) {
-    let (honest, compare) = (asm.label("honest"), asm.label("compare"));
-    asm.note("is the source the pod behind the interface");
-    asm.branch(R::R8, Cond::Ne, IP_CT_NEW, honest);
+    let (honest, compare, asked) = (asm.label("honest"), asm.label("compare"), asm.label("asked"));
+    asm.note("is the source the pod behind the interface").branch(R::R8, Cond::Eq, NO_ENTRY, asked);
+    asm.branch(R::R8, Cond::Ne, IP_CT_NEW, honest).place(asked);
     asm.lookup(Map::Interfaces, INTERFACE);
     asm.load(Size::B4, R::R2, R::FP, SRC_POD + POD).mov(R::R1, 0);
     asm.branch(R::R0, Cond::Eq, 0, compare).load(Size::B4, R::R1, R::R0, 0);
@@ -256,11 +252,8 @@ fn strange(asm: &mut Assembler, ends: &Ends) {
     let tcp = asm.label("tcp");
     asm.load(Size::B1, R::R1, R::FP, SRC + TUPLE_PROTOCOL).branch(R::R1, Cond::Eq, TCP, tcp);
     asm.branch(R::R1, Cond::Ne, SCTP, opens);
-    asm.mov(R::R3, R::R7).add_field(R::R3, Field::CtSctpState).probe_read(WORD, 4);
-    asm.branch(R::R0, Cond::Ne, 0, ends.drop).load(Size::B4, R::R1, R::FP, WORD);
-    asm.branch(R::R1, Cond::Gt, SCTP_COOKIE_WAIT, ends.drop);
-    asm.mov(R::R3, R::R7).add_field(R::R3, Field::CtSctpReplyTag).probe_read(WORD, 4);
-    asm.branch(R::R0, Cond::Ne, 0, ends.drop).load(Size::B4, R::R1, R::FP, WORD);
+    asm.mov(R::R3, R::R7).add_field(R::R3, Field::CtSctpInit).probe_read(WORD, 1);
+    asm.branch(R::R0, Cond::Ne, 0, ends.drop).load(Size::B1, R::R1, R::FP, WORD);
     asm.branch(R::R1, Cond::Eq, 0, ends.drop).goto(opens).place(tcp);
     asm.mov(R::R3, R::R7).add_field(R::R3, Field::CtTcpState).probe_read(WORD, 1);
     asm.branch(R::R0, Cond::Ne, 0, ends.drop);

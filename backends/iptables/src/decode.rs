@@ -126,7 +126,9 @@ impl Artifact for Machine {
     fn ports_of(&mut self, atoms: &Atoms, local: IpAddr) -> Option<Rc<Bounds>> {
         let mut bounds = Bounds::default();
         // Packets of other kinds are asked about on one port.
-        let asked = |part: &&mut Part| matches!(part.situation.kind, Kind::Opening | Kind::Asymmetric);
+        let asked = |part: &&mut Part| {
+            matches!(part.situation.kind, Kind::Opening | Kind::Asymmetric | Kind::Spoofed)
+        };
         for Part { program, named, .. } in self.programs[atoms.family() as usize].iter_mut().filter(asked) {
             let named = named.get_or_insert_with(|| reach::named(program));
             for end in [End::Dst, End::Src] {

@@ -294,7 +294,7 @@ impl<'a> FamilyProof<'a> {
                 cell.protocol,
                 cell.port,
             );
-            self.compare_asymmetric(artifact, i, cell, &expected)?;
+            self.compare_elsewhere(artifact, i, cell, &expected)?;
             self.compare(i, Direction::Ingress, cell, expected, actual)?;
             // Pairs of two local addresses were compared just now.
             let expected = self.expected(group, Direction::Egress, cell).minus(&self.local_atoms);
@@ -319,8 +319,8 @@ impl<'a> FamilyProof<'a> {
     }
 
     /// On the wrong interface, what claims to come from this node's pods is dropped, and everything else gets what it
-    /// gets on the right one.
-    fn compare_asymmetric(
+    /// gets on the right one. From a pod's interface, everything with another source is dropped.
+    fn compare_elsewhere(
         &mut self,
         artifact: &mut dyn Artifact,
         local: usize,
@@ -330,6 +330,9 @@ impl<'a> FamilyProof<'a> {
         let expected = expected.minus(&self.local_atoms);
         self.compare_kind(artifact, local, Direction::Ingress, Kind::Asymmetric, cell, expected, None)?;
         let nobody = BitSet::empty(self.atoms.len());
+        for direction in Direction::ALL {
+            self.compare_kind(artifact, local, direction, Kind::Spoofed, cell, nobody.clone(), None)?;
+        }
         self.compare_kind(artifact, local, Direction::Egress, Kind::Asymmetric, cell, nobody, None)
     }
 

@@ -146,7 +146,7 @@ pub fn apply_read(
     goal.tracked = beside.is_some_and(|beside| beside.tracked);
     goal.seen = by.early.and_then(Early::still);
     let (version, outcome) = dataplane::of(chosen).apply(kernel, &goal, &mut notes)?;
-    notes.extend(about_sctp(kernel, chosen));
+    notes.extend(about_sctp(kernel));
     if !goal.kept && !beside.is_some_and(|beside| beside.alone) {
         remove_others(kernel, chosen, &mut notes);
     }
@@ -155,16 +155,12 @@ pub fn apply_read(
     Ok((report, interfaces))
 }
 
-/// What becomes of SCTP where conntrack does not know its ports.
-fn about_sctp(kernel: &mut dyn Kernel, backend: Backend) -> Option<String> {
-    let outcome = match backend {
-        Backend::Ebpf => "isolated pods neither send nor get any",
-        Backend::Nftables | Backend::Iptables => {
-            "between two addresses, what policies allow on one port passes on all once it was used"
-        }
-    };
-    let why = "conntrack does not know SCTP here (CONFIG_NF_CT_PROTO_SCTP)";
-    kernel.lacks_sctp().then(|| format!("{why}: {outcome}"))
+/// Without the ports of SCTP, conntrack takes all packets of it between two addresses for one connection.
+fn about_sctp(kernel: &mut dyn Kernel) -> Option<String> {
+    kernel.lacks_sctp().then(|| {
+        "conntrack does not know SCTP here (CONFIG_NF_CT_PROTO_SCTP): where policies allow it on one port, others may be open too"
+            .to_owned()
+    })
 }
 
 /// The backend to use: the one that was asked for, or the first that bundle and kernel have.

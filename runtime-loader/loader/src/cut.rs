@@ -2,7 +2,8 @@
 //!
 //! Rules let the packets of existing connections pass, so a connection that is older than the rules lives on whatever
 //! they say. It ends when the kernel forgets it: its next packet begins a connection, as far as the kernel knows, and is
-//! judged. A packet from the middle of a TCP connection begins none, so neither end can bring it back.
+//! judged. A packet from the middle of a TCP connection or an SCTP association begins none, so neither end can bring it
+//! back.
 //!
 //! This is done whenever a bundle is applied, even if its rules were in force already. A loader that was killed after
 //! the switch, or that was told to keep connections, leaves nothing in the kernel that a successor could see.

@@ -90,6 +90,15 @@ fn false_sources() {
                 world.addr("open-far", v4),
                 ip(if v4 { "198.51.100.9" } else { "2001:db8:bad::9" }),
             ];
+            // What opens no connection, and what is invalid to conntrack, between addresses that nobody isolates.
+            for content in [
+                Content::Tcp(tcp_flags::ACK),
+                Content::Tcp(tcp_flags::SYN | tcp_flags::ACK),
+                Content::Sctp(sctp_chunk::HEARTBEAT),
+            ] {
+                arrives(&world, "client", world.addr("open", v4), "open-far", content, !ruled);
+                arrives(&world, "client", world.addr("client", v4), "open-far", content, true);
+            }
             for content in [Content::Udp, Content::Tcp(tcp_flags::SYN)] {
                 for source in others {
                     // Also to and from pods that nobody isolates.

@@ -18,10 +18,8 @@ pub enum Field {
     CtStatus,
     /// `nf_conn.proto.tcp.state`.
     CtTcpState,
-    /// `nf_conn.proto.sctp.state`.
-    CtSctpState,
-    /// `nf_conn.proto.sctp.vtag[1]`: the tag that replies must have.
-    CtSctpReplyTag,
+    /// `nf_conn.proto.sctp.init[0]`: whether the last INIT came from who opened the association (Linux 6.6).
+    CtSctpInit,
     /// `nf_hook_state.in`: the interface that the packet came from.
     StateIn,
     /// `net_device.ifindex`.
@@ -42,7 +40,7 @@ pub fn tuples_together(offset: impl Fn(Field) -> Option<u32>) -> bool {
 
 impl Field {
     /// All, in order.
-    pub const ALL: [Field; 11] = [
+    pub const ALL: [Field; 10] = [
         Field::SkbNfct,
         Field::SkbHead,
         Field::SkbNetworkHeader,
@@ -50,8 +48,7 @@ impl Field {
         Field::CtReply,
         Field::CtStatus,
         Field::CtTcpState,
-        Field::CtSctpState,
-        Field::CtSctpReplyTag,
+        Field::CtSctpInit,
         Field::StateIn,
         Field::DeviceIndex,
     ];
@@ -66,8 +63,7 @@ impl Field {
             Field::CtReply => "nf_conn.tuplehash[1].tuple",
             Field::CtStatus => "nf_conn.status",
             Field::CtTcpState => "nf_conn.proto.tcp.state",
-            Field::CtSctpState => "nf_conn.proto.sctp.state",
-            Field::CtSctpReplyTag => "nf_conn.proto.sctp.vtag[1]",
+            Field::CtSctpInit => "nf_conn.proto.sctp.init[0]",
             Field::StateIn => "nf_hook_state.in",
             Field::DeviceIndex => "net_device.ifindex",
         }

@@ -167,7 +167,7 @@ fn match_text(out: &mut String, family: Family, condition: &Match) {
         Match::NotEstablished => out.push_str("ct state and ( established | related ) == 0"),
         Match::NotTracked => out.push_str("ct state invalid,untracked"),
         Match::TcpNotSyn => out.push_str("tcp flags & (fin | syn | rst | ack) != syn"),
-        Match::SctpNotInit => out.push_str("meta l4proto sctp @th,96,8 != 1"),
+        Match::SctpNotInit => out.push_str("@th,96,8 != 1 meta l4proto sctp"),
         Match::Unbound => {
             fields_text(out, family, &UNBOUND);
             let _ = write!(out, " != @{PODADDR}");

@@ -113,7 +113,7 @@ impl Parser<'_> {
 
     fn part(&mut self, family: Family, matches: &mut Vec<Match>) -> Result<Part, Message> {
         if self.token == Token::Punct(b'@') {
-            return self.first_chunk(matches).map(Part::Match);
+            return self.first_chunk().map(Part::Match);
         }
         let Token::Word(word) = self.token else { return self.unexpected("a match or a verdict") };
         match word {
@@ -272,8 +272,8 @@ impl Parser<'_> {
         Ok(Match::TcpNotSyn)
     }
 
-    /// `@th,96,8 != 1` behind `meta l4proto sctp`, which is part of the match.
-    fn first_chunk(&mut self, matches: &mut Vec<Match>) -> Result<Match, Message> {
+    /// `@th,96,8 != 1 meta l4proto sctp`.
+    fn first_chunk(&mut self) -> Result<Match, Message> {
         self.expect_punct(b'@')?;
         self.expect("th")?;
         for word in ["96", "8"] {
@@ -281,10 +281,14 @@ impl Parser<'_> {
             self.expect(word)?;
         }
         self.not_equal()?;
-        if number(&[], self.word("a chunk type")?)? != SCTP_INIT
-            || matches.pop() != Some(Match::L4Proto(SCTP))
-        {
-            return Err("a test of a packet's content that netpolc does not use".into());
+        if number(&[], self.word("a chunk type")?)? != SCTP_INIT {
+            return Err("a chunk type that netpolc does not use".into());
+        }
+        for word in ["meta", "l4proto"] {
+            self.expect(word)?;
+        }
+        if protocol(self.word("`sctp`")?) != Some(SCTP) {
+            return Err("a field of another protocol".into());
         }
         Ok(Match::SctpNotInit)
     }

@@ -23,6 +23,7 @@ const V4: &str = r#"*filter
 -A NETPOLC-FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
 -A NETPOLC-FORWARD -m conntrack --ctstate INVALID,UNTRACKED -g NETPOLC-DENY
 -A NETPOLC-FORWARD -p 6 -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -g NETPOLC-DENY
+-A NETPOLC-FORWARD -p 132 -m sctp ! --chunk-types any INIT -g NETPOLC-DENY
 -A NETPOLC-FORWARD -s 10.0.0.1/32 -d 10.0.0.0/8 -j NETPOLC-IN-1
 -A NETPOLC-IN-1 -p 6 -m tcp --dport 80 -m set --match-set NETPOLC-SET4-0a src -m comment --comment "a/b é" -j RETURN
 -A NETPOLC-IN-1 -p 17 -m udp --dport 53:54 -j RETURN
@@ -83,6 +84,7 @@ COMMIT
 -A NETPOLC-FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
 -A NETPOLC-FORWARD -m conntrack --ctstate INVALID,UNTRACKED -g NETPOLC-DENY
 -A NETPOLC-FORWARD -p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -g NETPOLC-DENY
+-A NETPOLC-FORWARD -p sctp -m sctp ! --chunk-types any INIT -g NETPOLC-DENY
 -A NETPOLC-FORWARD -s 10.0.0.1/32 -d 10.0.0.0/8 -j NETPOLC-IN-1
 -A NETPOLC-IN-1 -p tcp -m tcp --dport 80 -m set --match-set NETPOLC-SET4-0a src -m comment --comment other -j RETURN
 -A NETPOLC-IN-1 -p udp -m udp --dport 53:54 -j RETURN
@@ -191,6 +193,9 @@ fn whatever_is_not_of_the_subset_is_refused_with_its_line() {
         ("--ctstate INVALID,UNTRACKED", "! --ctstate INVALID,UNTRACKED", "does not use"),
         ("FIN,SYN,RST,ACK SYN", "FIN,SYN SYN", "expected `FIN"),
         ("! --tcp-flags", "--tcp-flags", "does not use"),
+        ("any INIT", "any INIT,DATA", "expected `INIT`"),
+        ("any INIT", "all INIT", "expected `any`"),
+        ("! --chunk-types", "--chunk-types", "does not use"),
         ("NETPOLC-SET4-0a src", "NETPOLC-SET4-0a src,dst", "expected `src` or `dst`"),
         ("NETPOLC-SET4-0a src", "KUBE src", "not a name of netpolc's"),
         ("\"a/b é\"", "\"a/b\\\" -j DROP", "not use"),

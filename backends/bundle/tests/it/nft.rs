@@ -125,7 +125,7 @@ fn spellings_of_matches() {
     ] {
         assert_eq!(rule(text).matches, [Match::TcpNotSyn], "{text}");
     }
-    for text in ["meta l4proto sctp @th,96,8 != 1 drop", "meta l4proto 132 @th,96,8 != 0x1 drop"] {
+    for text in ["@th,96,8 != 1 meta l4proto sctp drop", "@th,96,8 != 0x1 meta l4proto 132 drop"] {
         assert_eq!(rule(text).matches, [Match::SctpNotInit], "{text}");
     }
     assert_eq!(rule("ct state 0x41 drop").matches, [Match::NotTracked]);
@@ -152,6 +152,11 @@ fn what_the_parser_refuses() {
         ("ct state ! established drop", "ct state"),
         ("ct state & (established | related) == 6 drop", "ct state"),
         ("tcp flags & (fin | syn) != syn drop", "tcp flags"),
+        ("@th,96,8 == 1 meta l4proto sctp drop", "`!=`"),
+        ("@th,96,8 != 2 meta l4proto sctp drop", "chunk type"),
+        ("@th,104,8 != 1 meta l4proto sctp drop", "`96`"),
+        ("@th,96,8 != 1 meta l4proto tcp drop", "another protocol"),
+        ("@th,96,8 != 1 drop", "`meta`"),
         ("ip6 saddr @s drop", "unknown match"),
         ("icmpv6 type { 133, 134, 135, 136, 137 } accept", "unknown match"),
         ("ip saddr 10.0.0.1 drop", "`@`"),

@@ -4,7 +4,6 @@
 use super::write::Types;
 use crate::asm::Field;
 use crate::layout::Map;
-use crate::program::SCTP_COOKIE_WAIT;
 use netpolc_bundle::bpf::TUPLES_APART;
 
 /// The types, and what refers to them.
@@ -27,8 +26,7 @@ pub const fn local_offset(field: Field) -> u32 {
         Field::SkbNetworkHeader | Field::CtOriginal => 16,
         Field::CtReply => 16 + TUPLES_APART,
         Field::CtStatus => 112,
-        Field::CtTcpState | Field::CtSctpState => 120,
-        Field::CtSctpReplyTag => 128,
+        Field::CtTcpState | Field::CtSctpInit => 120,
     }
 }
 
@@ -37,7 +35,6 @@ pub(crate) fn local(name: &str, room: impl Fn(Map) -> u32) -> Local {
     let mut t = Types::new();
     let int = t.int("int", 4, true);
     let long = t.int("unsigned long", 8, false);
-    let word = t.int("unsigned int", 4, false);
     let short = t.int("unsigned short", 2, false);
     let byte = t.int("unsigned char", 1, false);
     let bytes = t.pointer(byte);
@@ -50,13 +47,12 @@ pub(crate) fn local(name: &str, room: impl Fn(Map) -> u32) -> Local {
         t.structure("nf_conntrack_tuple_hash", TUPLES_APART, &[("hnnode", node, 0), ("tuple", tuple, 16)]);
     let hashes = t.array(hash, int, 2);
     let tcp = t.structure("ip_ct_tcp", 8, &[("state", byte, 0)]);
-    let states = t.enumeration("sctp_conntrack", &[("SCTP_CONNTRACK_COOKIE_WAIT", SCTP_COOKIE_WAIT)]);
-    let tags = t.array(word, int, 2);
-    let sctp = t.structure("ip_ct_sctp", 12, &[("state", states, 0), ("vtag", tags, 4)]);
-    let proto = t.union("nf_conntrack_proto", 16, &[("tcp", tcp, 0), ("sctp", sctp, 0)]);
+    let inits = t.array(byte, int, 2);
+    let sctp = t.structure("ip_ct_sctp", 8, &[("init", inits, 0)]);
+    let proto = t.union("nf_conntrack_proto", 8, &[("tcp", tcp, 0), ("sctp", sctp, 0)]);
     let ct = t.structure(
         "nf_conn",
-        136,
+        128,
         &[("tuplehash", hashes, 0), ("status", long, 112), ("proto", proto, 120)],
     );
     let device = t.structure("net_device", 4, &[("ifindex", int, 0)]);
@@ -76,8 +72,7 @@ pub(crate) fn local(name: &str, room: impl Fn(Map) -> u32) -> Local {
         (Field::CtReply, ct, "0:0:1:1"),
         (Field::CtStatus, ct, "0:1"),
         (Field::CtTcpState, ct, "0:2:0:0"),
-        (Field::CtSctpState, ct, "0:2:1:0"),
-        (Field::CtSctpReplyTag, ct, "0:2:1:1:1"),
+        (Field::CtSctpInit, ct, "0:2:1:0:0"),
         (Field::StateIn, state, "0:0"),
         (Field::DeviceIndex, device, "0:0"),
     ];

@@ -46,13 +46,6 @@ impl Types {
         self.push(name, kind::INT, 0, bytes, &[(u32::from(signed) << 24) | (bytes * 8)])
     }
 
-    /// An enumeration of four bytes; each value with its name.
-    pub(crate) fn enumeration(&mut self, name: &str, values: &[(&str, i32)]) -> u32 {
-        let rest: Vec<u32> =
-            values.iter().flat_map(|(name, value)| [self.string(name), value.cast_unsigned()]).collect();
-        self.push(name, kind::ENUM, values.len() as u32, 4, &rest)
-    }
-
     pub(crate) fn pointer(&mut self, to: u32) -> u32 {
         self.push("", kind::PTR, 0, to, &[])
     }

@@ -148,7 +148,7 @@ fn way(direction: Direction, kind: Kind, established: Established) -> Way {
     match kind {
         Kind::Established => (None, established == Established::Cut),
         Kind::Opening | Kind::Asymmetric | Kind::NeighbourDiscovery => (Some(direction), true),
-        Kind::Spoofed | Kind::Untracked | Kind::MidStream => (Some(direction), false),
+        _ => (Some(direction), false),
     }
 }
 
@@ -316,8 +316,10 @@ impl Answers {
             // What is none of this node's pods has no interface of its own, so there it is the same packet.
             let (kind, ends) = match kind {
                 Kind::Asymmetric if src.pod == 0 => (Kind::Opening, alike.ends),
+                Kind::MidStreamAsymmetric if src.pod == 0 => (Kind::MidStream, alike.ends),
+                Kind::UntrackedAsymmetric if src.pod == 0 => (Kind::UntrackedMidStream, alike.ends),
                 // It is forged, whoever it is for.
-                Kind::Asymmetric => (kind, u32::MAX),
+                kind if kind.asymmetric() || kind.spoofed() => (kind, u32::MAX),
                 _ => (kind, alike.ends),
             };
             let held = self.ends_of.get(ends as usize).filter(|_| way.1);

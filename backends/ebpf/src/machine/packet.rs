@@ -11,31 +11,8 @@ use std::net::IpAddr;
 pub(super) enum Entry {
     /// Nothing; the value of `_nfct`: 0, or 7 for "untracked".
     None { nfct: u64 },
-    /// A connection, the packet's state in it (`enum ip_conntrack_info`), and what it began with.
-    Connection { state: u64, first: First },
-}
-
-/// What a connection began with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum First {
-    /// What opens one: a SYN, an INIT, or any packet of other protocols.
-    Handshake,
-    /// Another TCP segment, which conntrack picks up.
-    Segment,
-    /// An SCTP packet with this chunk.
-    Heartbeat,
-    HeartbeatAck,
-    ShutdownAck,
-}
-
-impl First {
-    /// With what a connection of a protocol can begin that does not open one.
-    pub(super) fn strays(protocol: Protocol) -> &'static [First] {
-        match protocol {
-            Protocol::SCTP => &[First::Heartbeat, First::HeartbeatAck, First::ShutdownAck],
-            _ => &[First::Segment],
-        }
-    }
+    /// A connection, and the packet's state in it (`enum ip_conntrack_info`). `begun`: it began with a SYN or an INIT.
+    Connection { state: u64, begun: bool },
 }
 
 /// A packet, by the flow that opened its connection.
@@ -87,8 +64,7 @@ pub(super) const fn offset(field: Field) -> u32 {
         Field::CtReply => 104,
         Field::CtStatus => 152,
         Field::CtTcpState => 199,
-        Field::CtSctpState => 200,
-        Field::CtSctpReplyTag => 204,
+        Field::CtSctpInit => 200,
         Field::StateIn => 16,
         Field::DeviceIndex => 20,
     }
@@ -131,7 +107,7 @@ impl Kernel {
         put(&mut k.skb, offset(Field::SkbNfct), &nfct.to_le_bytes());
         match case.entry {
             Entry::None { .. } => header(&mut k.head, case),
-            Entry::Connection { first, .. } => connection(&mut k.ct, &case.flow, first),
+            Entry::Connection { begun, .. } => connection(&mut k.ct, &case.flow, begun),
         }
         k
     }
@@ -185,7 +161,7 @@ fn translated(addr: IpAddr) -> [u8; 16] {
 }
 
 /// The connection's entry: the original tuple goes to a Service, the reply tuple to the node.
-fn connection(ct: &mut [u8], flow: &Flow, first: First) {
+fn connection(ct: &mut [u8], flow: &Flow, begun: bool) {
     let number = flow.protocol.number();
     let family: u16 = if flow.src.is_ipv4() { 2 } else { 10 };
     let client: u16 = 40_001;
@@ -204,20 +180,11 @@ fn connection(ct: &mut [u8], flow: &Flow, first: First) {
     }
     // IPS_CONFIRMED and others, without IPS_EXPECTED; TCP_CONNTRACK_ESTABLISHED is 3.
     put(ct, offset(Field::CtStatus), &0x18eu64.to_le_bytes());
-    let tcp = if first == First::Handshake { TCP_SYN_SENT as u8 } else { 3 };
-    // The state, and the tag that replies must have. SCTP_CONNTRACK_CLOSED is 1, SHUTDOWN_ACK_SENT 7, HEARTBEAT_SENT 8.
-    let (sctp, tag) = match first {
-        First::Heartbeat => (8u32, 0),
-        First::HeartbeatAck => (1, 0),
-        First::ShutdownAck => (7, 0x7a67_5f00u32),
-        First::Handshake | First::Segment => (1, 0x7a67_5f00),
-    };
+    let tcp = if begun { TCP_SYN_SENT as u8 } else { 3 };
     // In the kernel the fields of the two protocols share their place.
-    if flow.protocol == Protocol::SCTP {
-        put(ct, offset(Field::CtSctpState), &sctp.to_le_bytes());
-        put(ct, offset(Field::CtSctpReplyTag), &tag.to_le_bytes());
-    } else {
-        put(ct, offset(Field::CtTcpState), &[tcp]);
+    match flow.protocol {
+        Protocol::SCTP => put(ct, offset(Field::CtSctpInit), &[u8::from(begun)]),
+        _ => put(ct, offset(Field::CtTcpState), &[tcp]),
     }
 }
 

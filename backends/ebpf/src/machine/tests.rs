@@ -92,7 +92,7 @@ fn denied_connections() {
     for (established, wanted) in [(Established::Cut, Verdict::Deny), (Established::Keep, Verdict::Allow)] {
         let machine = machine(established);
         for state in [0, 1, 3, 4] {
-            let entry = Entry::Connection { state, first: First::Segment };
+            let entry = Entry::Connection { state, begun: false };
             let case = Case { entry, ..machine.opening(flow("10.0.0.2", 81)) };
             assert_eq!(machine.verdict(&case), wanted, "{established:?} {state}");
             let mut kernel = Kernel::new(&case);
@@ -126,7 +126,7 @@ fn counters() {
     assert_eq!(counted(opening("10.0.0.2", 81)), (program::NF_DROP, COUNTED));
     let of_nobody = Some(Counted { key: 0, amount: 1 });
     assert_eq!(counted(opening("10.0.0.3", 80)), (program::NF_DROP, of_nobody));
-    let established = Entry::Connection { state: 0, first: First::Segment };
+    let established = Entry::Connection { state: 0, begun: false };
     assert_eq!(counted(Case { entry: established, ..opening("10.0.0.2", 81) }), (program::NF_DROP, COUNTED));
     let spoofed = Case { interface: None, ..opening("10.0.0.2", 81) };
     assert_eq!(counted(spoofed), (program::NF_DROP, None));

@@ -51,16 +51,7 @@ fn packets(compiled: &Compiled, seed: u64) -> Vec<Packet> {
         Flow { src, dst, protocol: Protocol::from_number((bits >> 8) as u8), port }
     });
     let strays: Vec<Flow> = strays.collect();
-    let kinds = [
-        Kind::Opening,
-        Kind::Asymmetric,
-        Kind::Spoofed,
-        Kind::Untracked,
-        Kind::MidStream,
-        Kind::Established,
-        Kind::NeighbourDiscovery,
-    ];
-    flows.into_iter().chain(strays).flat_map(|flow| kinds.map(|kind| kind.packet(flow))).collect()
+    flows.into_iter().chain(strays).flat_map(|flow| Kind::ALL.map(|kind| kind.packet(flow))).collect()
 }
 
 /// A machine that, whenever it answers for all peers at once, is asked about each of them as well.

@@ -8,7 +8,7 @@ use netpolc_ebpf::insn::{Cond, Insn, Operand};
 use netpolc_ebpf::layout::{self, Map};
 use netpolc_ebpf::machine::Machine;
 use netpolc_frontend::reference::SetReference;
-use netpolc_ir::proof::{Artifact, Conn, Packet, prove};
+use netpolc_ir::proof::{Artifact, Kind, Packet, prove};
 use netpolc_ir::unit::{Flow, Verdict};
 use netpolc_testkit::flows::Questions;
 use netpolc_testkit::generate::{Options, generate};
@@ -36,15 +36,8 @@ fn packets(compiled: &Compiled, node: &Node, seed: u64) -> Vec<Packet> {
     let flows = Questions::new(&compiled.model).sample(&mut Random::new(seed), 1_500);
     let mut found = Vec::new();
     for flow in flows.into_iter().filter(|f| node.touches(f) && !node.is_own(f)) {
-        let packet = Packet::opening(flow);
-        let others = [
-            Packet { conn: Conn::Untracked, ..packet },
-            Packet { conn: Conn::Established, opens: false, ..packet },
-            Packet { spoofed: true, ..packet },
-            Packet { opens: !flow.protocol.has_handshake(), ..packet },
-        ];
-        found.push(packet);
-        found.extend(others);
+        let kinds = Kind::ALL.into_iter().filter(|kind| *kind != Kind::NeighbourDiscovery);
+        found.extend(kinds.map(|kind| kind.packet(flow)));
     }
     found
 }

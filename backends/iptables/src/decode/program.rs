@@ -5,7 +5,7 @@
 
 use super::segments::Segments;
 use netpolc_bundle::ipt::{self, Chains, End, Family, Match, PODIF, Prefix, Ruleset, Set, Table, Target};
-use netpolc_ir::proof::Kind;
+use netpolc_ir::proof::{Conn, Kind};
 use rustc_hash::FxHashMap;
 
 /// A chain, by its place in a program.
@@ -21,26 +21,19 @@ pub(super) struct Situation {
 impl Situation {
     /// All that a family can be asked about.
     pub(super) fn all() -> impl Iterator<Item = Situation> {
-        let plain = [
-            Kind::Opening,
-            Kind::Asymmetric,
-            Kind::Spoofed,
-            Kind::Untracked,
-            Kind::MidStream,
-            Kind::Established,
-        ];
+        let plain = Kind::ALL.into_iter().filter(|kind| *kind != Kind::NeighbourDiscovery);
         let discovery = (133..=137).map(|t| Situation { kind: Kind::NeighbourDiscovery, icmp6: Some(t) });
-        plain.into_iter().map(|kind| Situation { kind, icmp6: None }).chain(discovery)
+        plain.map(|kind| Situation { kind, icmp6: None }).chain(discovery)
     }
 
     /// Whether a condition holds that is about the kind of a packet; `None` if it is about something else.
     fn holds(self, found: &Match) -> Option<bool> {
         Some(match found {
-            Match::Known => self.kind == Kind::Established,
-            Match::NotTracked => matches!(self.kind, Kind::Untracked | Kind::NeighbourDiscovery),
+            Match::Known => self.kind.conn() == Conn::Established,
+            Match::NotTracked => self.kind.conn() == Conn::Untracked,
             // The rule has a condition on the protocol beside this one.
-            Match::TcpNotSyn | Match::SctpNotInit => matches!(self.kind, Kind::MidStream | Kind::Established),
-            Match::ReversePathFails => matches!(self.kind, Kind::Asymmetric | Kind::Spoofed),
+            Match::TcpNotSyn | Match::SctpNotInit => !self.kind.opens(),
+            Match::ReversePathFails => self.kind.spoofed() || self.kind.asymmetric(),
             Match::Icmp6Type(number) => self.icmp6 == Some(*number),
             // Rules of the loader, in a chain that is not compiled.
             Match::Interface(_) => false,
@@ -187,7 +180,7 @@ impl<'r> Compiler<'r> {
         if name == PODIF {
             // The loader's rules drop what comes from the interface of any pod. What may do so is taken to.
             let drop = Rule { conditions: Vec::new(), action: Action::Drop };
-            return if self.situation.kind == Kind::Asymmetric { Vec::new() } else { vec![drop] };
+            return if self.situation.kind.asymmetric() { Vec::new() } else { vec![drop] };
         }
         rules.iter().filter_map(|rule| self.rule(table, rule)).collect()
     }

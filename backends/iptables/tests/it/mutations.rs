@@ -137,14 +137,12 @@ fn packets(compiled: &Compiled, node: &str, machine: &Machine) -> BTreeSet<Packe
         let packet = Packet::opening(flow);
         found.insert(packet);
         if flow.protocol == Protocol::TCP {
-            let packet = Packet::opening(Flow { port: 80, ..flow });
-            let sctp = Packet { flow: Flow { protocol: Protocol::SCTP, ..packet.flow }, ..packet };
-            found.extend([packet, sctp].map(|packet| Packet { opens: false, ..packet }));
-            found.insert(Packet { conn: Conn::Untracked, ..packet });
-            found.insert(Packet { conn: Conn::Established, opens: false, ..packet });
-            found.insert(Packet { conn: Conn::Related, ..packet });
-            found.insert(Packet { spoofed: true, ..packet });
-            found.insert(Packet { asymmetric: true, ..packet });
+            let protocols = [Protocol::TCP, Protocol::UDP, Protocol::SCTP];
+            for flow in protocols.map(|protocol| Flow { protocol, port: 80, ..flow }) {
+                let kinds = Kind::ALL.into_iter().filter(|kind| *kind != Kind::NeighbourDiscovery);
+                found.extend(kinds.map(|kind| kind.packet(flow)));
+                found.insert(Packet { conn: Conn::Related, ..Packet::opening(flow) });
+            }
         }
         if flow.protocol == Protocol::ICMPV6 {
             found.insert(Kind::NeighbourDiscovery.packet(flow));

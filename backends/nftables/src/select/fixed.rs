@@ -1,6 +1,6 @@
 //! The chains that drop, which are the same on every node but for the set of isolated pods and the policies that isolate them.
 
-use super::{DISCOVERY, SELF, rule};
+use super::{DISCOVERY, SELF, SPOOF, rule};
 use netpolc_bundle::nft::{self, Chain, Field, LOCAL, Match, PODIF, Rule, Verdict};
 
 fn counted(matches: Vec<Match>, comment: &str) -> Rule {
@@ -50,6 +50,8 @@ pub(super) fn strange_chain(family: nft::Family, isolated: &str) -> Chain {
     if family == nft::Family::Ip6 {
         rules.push(rule(Vec::new(), Verdict::Jump(DISCOVERY.to_owned())));
     }
+    // Where a packet comes from does not depend on what it is.
+    rules.push(rule(Vec::new(), Verdict::Jump(SPOOF.to_owned())));
     rules.push(counted(touches(Field::Saddr), "from an isolated pod"));
     rules.push(counted(touches(Field::Daddr), "to an isolated pod"));
     let comment = Some("opens no connection: dropped where it touches an isolated pod".to_owned());

@@ -10,7 +10,8 @@ use crate::unit::{Direction, Flow, Verdict};
 use std::net::IpAddr;
 
 impl FamilyProof<'_> {
-    /// Packets that open no connection, and forged ones, between all local addresses and all atoms.
+    /// Packets that open no connection, and forged ones, between all local addresses and all atoms. What opens no connection
+    /// is dropped where it touches an isolated pod, at either end.
     pub(super) fn kinds(&mut self, artifact: &mut dyn Artifact) -> Result<(), Box<Witness>> {
         let (everyone, nobody) = (self.everyone.clone(), BitSet::empty(self.atoms.len()));
         let isolated = |this: &Self, atom: usize| {
@@ -33,14 +34,19 @@ impl FamilyProof<'_> {
             let port = u16::from(matches!(protocol, Protocol::Transport(_)));
             let cell = CellKey { protocol, port };
             for (local, [stray, leave]) in strays.iter().enumerate() {
-                let (expected, leave) = match kind {
-                    // What opens no connection is dropped where it touches an isolated pod, at either end.
-                    Kind::MidStream | Kind::Untracked => (stray, Some(leave)),
-                    Kind::Spoofed => (&nobody, None),
-                    _ => (&everyone, None),
-                };
                 for direction in Direction::ALL {
-                    self.compare_kind(artifact, local, direction, kind, cell, expected.clone(), leave)?;
+                    let passes_all = matches!(kind, Kind::Established | Kind::NeighbourDiscovery);
+                    let (expected, leave) = match direction {
+                        _ if passes_all => (everyone.clone(), None),
+                        _ if kind.spoofed() => (nobody.clone(), None),
+                        // On the wrong interface, a source that lives on this node is forged.
+                        Direction::Egress if kind.asymmetric() => (nobody.clone(), None),
+                        Direction::Ingress if kind.asymmetric() => {
+                            (stray.minus(&self.local_atoms), Some(leave.minus(&self.local_atoms)))
+                        }
+                        _ => (stray.clone(), Some(leave.clone())),
+                    };
+                    self.compare_kind(artifact, local, direction, kind, cell, expected, leave.as_ref())?;
                 }
             }
         }
@@ -67,8 +73,9 @@ impl FamilyProof<'_> {
         leave.insert(self.atoms.atom(bits(outside)));
         for &cell in cells {
             let kinds = [Kind::Opening, Kind::Established, Kind::Untracked, Kind::Asymmetric];
-            let mid_stream = cell.protocol.has_handshake().then_some(Kind::MidStream);
-            for kind in kinds.into_iter().chain(mid_stream) {
+            let strays = [Kind::MidStream, Kind::MidStreamAsymmetric, Kind::UntrackedMidStream];
+            let strays = strays.into_iter().filter(|_| cell.protocol.has_handshake());
+            for kind in kinds.into_iter().chain(strays) {
                 for direction in Direction::ALL {
                     let CellKey { protocol, port } = cell;
                     let asked =
@@ -100,10 +107,13 @@ impl FamilyProof<'_> {
         for atom in (0..self.atoms.len()).filter(|&i| !self.atoms.local(i)).collect::<Vec<usize>>() {
             let addr = self.family.addr(self.atoms.representative(atom));
             for (src, dst) in [(addr, outside), (outside, addr)] {
-                let packet = Packet::opening(Flow { src, dst, protocol: Protocol::TCP, port: 80 });
-                let stray = [untracked(packet), Packet { opens: false, ..packet }, asymmetric(packet)];
-                for kind in [packet, established(packet)].into_iter().chain(stray) {
-                    self.judge(artifact, kind, Verdict::Allow)?;
+                for protocol in [Protocol::TCP, Protocol::UDP, Protocol::SCTP] {
+                    let flow = Flow { src, dst, protocol, port: 80 };
+                    let kinds =
+                        Kind::ALL.into_iter().filter(|k| !k.spoofed() && *k != Kind::NeighbourDiscovery);
+                    for kind in kinds {
+                        self.judge(artifact, kind.packet(flow), Verdict::Allow)?;
+                    }
                 }
             }
         }
@@ -159,16 +169,17 @@ impl FamilyProof<'_> {
             let [tcp, udp, sctp] = [Protocol::TCP, Protocol::UDP, Protocol::SCTP].map(opening);
             self.judge(artifact, established(tcp), Verdict::Allow)?;
             self.judge(artifact, Packet { conn: Conn::Related, ..established(tcp) }, Verdict::Allow)?;
-            for packet in [tcp, udp] {
-                if let Some(expected) = stray {
-                    self.judge(artifact, untracked(packet), expected)?;
+            let forged = self.atoms.local(self.atoms.atom(bits(src)));
+            for packet in [tcp, udp, sctp] {
+                for kind in Kind::ALL.into_iter().filter(|k| k.spoofed()) {
+                    self.judge(artifact, kind.packet(packet.flow), Verdict::Deny)?;
                 }
-                self.judge(artifact, Packet { spoofed: true, ..packet }, Verdict::Deny)?;
                 self.asymmetric(artifact, packet)?;
-            }
-            if let Some(expected) = stray {
-                for packet in [tcp, sctp] {
-                    self.judge(artifact, Packet { opens: false, ..packet }, expected)?;
+                for kind in Kind::ALL.into_iter().filter(|k| is_stray(*k, packet.flow.protocol)) {
+                    let expected = if kind.asymmetric() && forged { Some(Verdict::Deny) } else { stray };
+                    if let Some(expected) = expected {
+                        self.judge(artifact, kind.packet(packet.flow), expected)?;
+                    }
                 }
             }
             if self.family == Family::V6 {
@@ -234,12 +245,9 @@ impl FamilyProof<'_> {
         }
         for (addr, group) in self.own.clone() {
             if let Some(isolated) = self.reference.isolated(group) {
-                let kinds = [
-                    (Kind::Untracked, Protocol::TCP),
-                    (Kind::MidStream, Protocol::TCP),
-                    (Kind::MidStream, Protocol::SCTP),
-                ];
-                for (kind, protocol) in kinds {
+                let protocols = [Protocol::TCP, Protocol::UDP, Protocol::SCTP];
+                let kinds = protocols.into_iter().flat_map(|p| Kind::ALL.map(|kind| (kind, p)));
+                for (kind, protocol) in kinds.filter(|&(kind, p)| is_stray(kind, p) && !kind.asymmetric()) {
                     let flow = Flow { src: addr, dst: addr, protocol, port: 1 };
                     self.judge(artifact, kind.packet(flow), Verdict::allow_if(!isolated))?;
                 }
@@ -261,25 +269,31 @@ impl FamilyProof<'_> {
     }
 }
 
-/// The kinds of packets that are asked about apart from those that open connections, with a protocol of each.
+/// The kinds of packets that are asked about apart from those that open connections, each with the protocols that rules may
+/// tell apart there.
 fn kinds_of(family: Family) -> Vec<(Kind, Protocol)> {
-    let mut kinds = vec![
-        (Kind::Established, Protocol::TCP),
-        (Kind::MidStream, Protocol::TCP),
-        (Kind::MidStream, Protocol::SCTP),
-        (Kind::Untracked, Protocol::TCP),
-        (Kind::Spoofed, Protocol::TCP),
-        (Kind::Untracked, Protocol::UDP),
-        (Kind::Spoofed, Protocol::UDP),
-    ];
+    let protocols = [Protocol::TCP, Protocol::UDP, Protocol::SCTP];
+    let asked = |kind: Kind, protocol: Protocol| match kind {
+        // The first three are asked about on every port that matters.
+        Kind::Opening | Kind::Asymmetric | Kind::Spoofed | Kind::NeighbourDiscovery => false,
+        Kind::Established => true,
+        _ => is_stray(kind, protocol) || kind.spoofed() && protocol.has_handshake(),
+    };
+    let kinds = protocols.into_iter().flat_map(|p| Kind::ALL.map(|kind| (kind, p)));
+    let mut kinds: Vec<(Kind, Protocol)> = kinds.filter(|&(kind, p)| asked(kind, p)).collect();
     if family == Family::V6 {
         kinds.push((Kind::NeighbourDiscovery, Protocol::ICMPV6));
     }
     kinds
 }
 
-fn untracked(packet: Packet) -> Packet {
-    Packet { conn: Conn::Untracked, ..packet }
+/// Whether packets of a kind and protocol open no connection, and are not spoofed.
+fn is_stray(kind: Kind, protocol: Protocol) -> bool {
+    match kind {
+        Kind::MidStream | Kind::MidStreamAsymmetric | Kind::UntrackedMidStream => protocol.has_handshake(),
+        Kind::Untracked | Kind::UntrackedAsymmetric => true,
+        _ => false,
+    }
 }
 
 fn asymmetric(packet: Packet) -> Packet {

@@ -35,13 +35,14 @@ const FIB_OIF: u32 = 1;
 
 const TCP: u8 = 6;
 /// Where the flags are in a TCP header; fin, syn, rst, ack; syn.
-const SCTP: u8 = 132;
-/// The type of the first chunk, behind the common header (RFC 9260, section 3).
-const SCTP_CHUNK_AT: u32 = 12;
-const SCTP_INIT: u8 = 1;
 const TCP_FLAGS_AT: u32 = 13;
 const TCP_FLAGS: u8 = 0x17;
 const TCP_SYN: u8 = 0x02;
+
+const SCTP: u8 = 132;
+/// Where the type of the first chunk is, behind the common header (RFC 9260, section 3), and the type of INIT.
+const SCTP_CHUNK_AT: u32 = 12;
+const SCTP_INIT: u8 = 1;
 
 type Expressions = Vec<Vec<u8>>;
 
@@ -92,10 +93,10 @@ fn condition_of(family: Family, condition: &Match) -> Option<Expressions> {
             compare(NOT_EQUAL, &[TCP_SYN]),
         ],
         Match::SctpNotInit => vec![
-            meta(META_L4PROTO, 1),
-            compare(EQUAL, &[SCTP]),
             payload(TRANSPORT, SCTP_CHUNK_AT, 1, 1),
             compare(NOT_EQUAL, &[SCTP_INIT]),
+            meta(META_L4PROTO, 1),
+            compare(EQUAL, &[SCTP]),
         ],
         Match::ReversePathFails => {
             // `NFTA_FIB_FLAGS`, `NFTA_FIB_RESULT`, `NFTA_FIB_DREG`.

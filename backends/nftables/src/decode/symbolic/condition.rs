@@ -5,7 +5,7 @@ use super::{Axis, NeedsFixed, Walk};
 use netpolc_bundle::nft::{Field, Match};
 use netpolc_ir::bitset::BitSet;
 use netpolc_ir::ports::Protocol;
-use netpolc_ir::proof::{Atoms, Kind};
+use netpolc_ir::proof::{Atoms, Conn, Kind};
 
 impl Walk<'_> {
     /// Keeps the packets that fulfil a condition.
@@ -17,11 +17,12 @@ impl Walk<'_> {
     ) -> Result<(), NeedsFixed> {
         let possible = match condition {
             // The loader fills this set with the interfaces of all pods.
-            Match::InSet(fields, _) if fields == &[Field::Iifname] => match self.case.kind {
-                Kind::Spoofed => set.is_some(),
-                _ if set.is_none() => false,
-                _ => return self.bound(state, true),
-            },
+            Match::InSet(fields, _) if fields == &[Field::Iifname] => {
+                if set.is_some() && !self.case.kind.spoofed() {
+                    return self.bound(state, true);
+                }
+                set.is_some()
+            }
             Match::Unbound => return self.bound(state, false),
             Match::InSet(fields, _) => match set {
                 Some(set) => {
@@ -32,11 +33,11 @@ impl Walk<'_> {
                 None => false,
             },
             Match::L4Proto(number) => self.case.protocol.number() == *number,
-            Match::NotEstablished => self.case.kind != Kind::Established,
-            Match::NotTracked => matches!(self.case.kind, Kind::Untracked | Kind::NeighbourDiscovery),
+            Match::NotEstablished => self.case.kind.conn() != Conn::Established,
+            Match::NotTracked => self.case.kind.conn() == Conn::Untracked,
             Match::TcpNotSyn => self.begins_nothing(Protocol::TCP),
             Match::SctpNotInit => self.begins_nothing(Protocol::SCTP),
-            Match::ReversePathFails => matches!(self.case.kind, Kind::Asymmetric | Kind::Spoofed),
+            Match::ReversePathFails => self.case.kind.spoofed() || self.case.kind.asymmetric(),
             Match::NeighbourDiscovery => self.case.kind == Kind::NeighbourDiscovery,
         };
         if !possible {
@@ -47,12 +48,12 @@ impl Walk<'_> {
 
     /// Whether the packets are of a protocol, and not the first ones of a connection.
     fn begins_nothing(&self, protocol: Protocol) -> bool {
-        matches!(self.case.kind, Kind::MidStream | Kind::Established) && self.case.protocol == protocol
+        !self.case.kind.opens() && self.case.protocol == protocol
     }
 
     /// Keeps the packets that come from the interface of the pod that has their source, or all others.
     fn bound(&mut self, state: &mut BitSet, keep: bool) -> Result<(), NeedsFixed> {
-        let honest = !matches!(self.case.kind, Kind::Asymmetric | Kind::Spoofed);
+        let honest = !self.case.kind.spoofed() && !self.case.kind.asymmetric();
         let all = match self.case.axis {
             Axis::Src if honest => {
                 let locals = self.run.locals.get_or_insert_with(|| locals(self.atoms));
