@@ -8,8 +8,8 @@
 //! peers at once, and so does the artifact; what differs is reported as a [`Witness`], one concrete packet.
 //!
 //! Besides new connections the proof asks about the other kinds of packets: replies and related errors pass, what does
-//! not open a connection (untracked, mid-stream) and what is spoofed is dropped where it touches an isolated pod,
-//! neighbour discovery always passes.
+//! not open a connection (untracked, mid-stream) is dropped where it touches an isolated pod, what is spoofed is dropped
+//! wherever it goes, neighbour discovery always passes.
 
 mod atoms;
 mod prove;
@@ -53,7 +53,7 @@ pub struct Packet {
     /// Whether it came from an interface that is no pod's and not the way back to its source. Its source may be forged,
     /// or routes are asymmetric, which is no fault of the packet.
     pub asymmetric: bool,
-    /// Whether it is IPv6 neighbour discovery.
+    /// Whether it is IPv6 neighbour discovery that no router has forwarded: its hop limit is 255.
     pub neighbour_discovery: bool,
 }
 
@@ -96,7 +96,7 @@ pub enum Kind {
     UntrackedSpoofed,
     /// It is part of a connection.
     Established,
-    /// IPv6 neighbour discovery.
+    /// IPv6 neighbour discovery of the link (hop limit 255). What of it was routed is [`Kind::Untracked`] as anything else is.
     NeighbourDiscovery,
 }
 
@@ -156,6 +156,18 @@ impl Kind {
         matches!(self, Kind::Asymmetric | Kind::MidStreamAsymmetric | Kind::UntrackedAsymmetric)
     }
 
+    /// Whether packets of a protocol can be of this kind.
+    pub fn is_of(self, protocol: Protocol) -> bool {
+        match self {
+            Kind::MidStream
+            | Kind::MidStreamAsymmetric
+            | Kind::MidStreamSpoofed
+            | Kind::UntrackedMidStream => protocol.has_handshake(),
+            Kind::NeighbourDiscovery => protocol == Protocol::ICMPV6,
+            _ => true,
+        }
+    }
+
     /// A packet of this kind.
     pub fn packet(self, flow: Flow) -> Packet {
         Packet {
@@ -177,7 +189,8 @@ impl std::fmt::Display for Packet {
             Conn::New => f.write_str(" (mid-stream)")?,
             Conn::Established => f.write_str(" (established)")?,
             Conn::Related => f.write_str(" (related)")?,
-            Conn::Untracked => f.write_str(" (untracked)")?,
+            Conn::Untracked if self.opens => f.write_str(" (untracked)")?,
+            Conn::Untracked => f.write_str(" (untracked, mid-stream)")?,
         }
         if self.spoofed {
             f.write_str(" (spoofed)")?;

@@ -100,7 +100,8 @@ fn packets(questions: &Questions, node: &Node, family: Family) -> Vec<Packet> {
         questions.pods[family as usize].iter().chain(&questions.others[family as usize]).copied().collect();
     let strangers: Vec<IpAddr> = all.into_iter().filter(|a| !node.local().contains(a)).collect();
     for (src, dst) in strangers.iter().flat_map(|a| strangers.iter().map(move |b| (*a, *b))) {
-        let kinds = Kind::ALL.into_iter().filter(|k| !k.spoofed() && *k != Kind::NeighbourDiscovery);
+        let kinds = Kind::ALL.into_iter().filter(|k| *k != Kind::NeighbourDiscovery);
+        let kinds = kinds.filter(|k| !k.spoofed() || node.local().iter().any(|a| Family::of(*a) == family));
         found.extend(kinds.map(|kind| kind.packet(Flow { src, dst, protocol: Protocol::TCP, port: 80 })));
     }
     found

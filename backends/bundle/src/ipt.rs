@@ -244,7 +244,8 @@ pub enum Match {
     /// the last chunk that are too few for another make the match itself drop a packet without an INIT, whoever it is for:
     /// `match_packet`, net/netfilter/xt_sctp.c.)
     SctpNotInit,
-    /// `-m icmp6 --icmpv6-type N`, from 133 to 137: neighbour discovery. The rule matches ICMPv6 too.
+    /// `-m icmp6 --icmpv6-type N -m hl --hl-eq 255`, from 133 to 137: neighbour discovery that no router has forwarded. The rule
+    /// matches ICMPv6 too.
     Icmp6Type(u8),
     /// `-m conntrack --ctstate RELATED,ESTABLISHED`.
     Known,

@@ -270,7 +270,8 @@ pub enum Match {
     Unbound,
     /// `fib saddr . iif oif missing`: the way back to the source is not the interface that the packet came from.
     ReversePathFails,
-    /// `icmpv6 type { 133, 134, 135, 136, 137 }`: IPv6 neighbour discovery. Implies ICMPv6.
+    /// `ip6 hoplimit 255 icmpv6 type { 133, 134, 135, 136, 137 }`: IPv6 neighbour discovery that no router has forwarded (RFC 4861,
+    /// section 7.1). Implies ICMPv6.
     NeighbourDiscovery,
 }
 

@@ -186,6 +186,7 @@ impl Machine {
             entry: Entry::Connection { state: program::IP_CT_NEW as u64, begun: true },
             interface: (pod != 0).then_some(pod),
             icmp_type: 0,
+            hops: 63,
         }
     }
 
@@ -204,15 +205,21 @@ impl Machine {
             Conn::Untracked => {
                 // Unable to track it, and told not to.
                 let nfct = [0, u64::from(program::IP_CT_UNTRACKED as u32)];
-                let mut without = |nfct, icmp_type| {
-                    verdict(&Case { entry: Entry::None { nfct }, interface, icmp_type, ..case })
+                let mut without = |nfct, (icmp_type, hops)| {
+                    verdict(&Case { entry: Entry::None { nfct }, interface, icmp_type, hops, ..case })
                 };
+                // Neighbour solicitation, as a host sends it and as a router has forwarded it.
+                let (solicitation, forwarded) = ((135, 255), (135, 254));
                 if packet.neighbour_discovery {
-                    // Neighbour solicitation.
-                    return Verdict::allow_if(nfct.map(|nfct| without(nfct, 135)) == [Verdict::Allow; 2]);
+                    return Verdict::allow_if(
+                        nfct.map(|nfct| without(nfct, solicitation)) == [Verdict::Allow; 2],
+                    );
                 }
-                // The proof asks with TCP and UDP, and the program cannot tell: without an entry there are addresses alone.
-                without(nfct[usize::from(flow.protocol != Protocol::TCP)], case.icmp_type)
+                // The program cannot tell other protocols: without an entry there are addresses alone. TCP stands for the one
+                // value, others for the other.
+                let what =
+                    if flow.protocol == Protocol::ICMPV6 { forwarded } else { (case.icmp_type, case.hops) };
+                without(nfct[usize::from(flow.protocol != Protocol::TCP)], what)
             }
             Conn::New => {
                 let begun = packet.opens || !flow.protocol.has_handshake();
@@ -234,7 +241,7 @@ impl Machine {
         let mut fine = true;
         for (original, state) in [(flow, states[0]), (back, states[1])] {
             let entry = Entry::Connection { state, begun: false };
-            let actual = verdict(&Case { flow: original, entry, interface: None, icmp_type: 0 });
+            let actual = verdict(&Case { flow: original, entry, interface: None, icmp_type: 0, hops: 63 });
             let wanted = match self.established {
                 Established::Keep => Verdict::Allow,
                 Established::Cut => verdict(&self.opening(original)),

@@ -7,7 +7,7 @@
 //! Headers of a new or established packet are not read at all.
 //!
 //! 1. `keep` only: what belongs to a connection that passed, or is an error about one, passes.
-//! 2. Without an entry: neighbour discovery passes; else the addresses are read from the header.
+//! 2. Without an entry: neighbour discovery of the link passes; else the addresses are read from the header.
 //! 3. Both addresses are looked up: `pods4` or `pods6`, then `blocks`.
 //! 4. A packet that is new or without an entry must have, from the interface of a local pod, an address of that pod, and from
 //!    another interface none of a local pod.
@@ -186,7 +186,8 @@ fn header(asm: &mut Assembler, ends: &Ends) {
     asm.branch(R::R0, Cond::Ne, 0, ends.drop);
     let no_nd = asm.label("no neighbour discovery");
     asm.load(Size::B1, R::R1, R::FP, HEADER + 6).branch(R::R1, Cond::Ne, 58, no_nd);
-    // Types 133 to 137, RFC 4861.
+    // What a router has forwarded is none (RFC 4861, section 7.1). Types 133 to 137.
+    asm.load(Size::B1, R::R1, R::FP, HEADER + 7).branch(R::R1, Cond::Ne, 255, no_nd);
     asm.load(Size::B1, R::R1, R::FP, HEADER + 40).alu(AluOp::Sub, R::R1, 133);
     asm.branch(R::R1, Cond::Le, 4, ends.accept).place(no_nd);
     for (block, at) in [(SRC, 8), (DST, 24)] {

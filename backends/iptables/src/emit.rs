@@ -151,7 +151,7 @@ fn match_text(out: &mut String, family: Family, protocol: Option<u8>, found: &Ma
         }
         Match::TcpNotSyn => write!(out, " -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN"),
         Match::SctpNotInit => write!(out, " -m sctp ! --chunk-types any INIT"),
-        Match::Icmp6Type(number) => write!(out, " -m icmp6 --icmpv6-type {number}"),
+        Match::Icmp6Type(number) => write!(out, " -m icmp6 --icmpv6-type {number} -m hl --hl-eq 255"),
         Match::Known => write!(out, " -m conntrack --ctstate RELATED,ESTABLISHED"),
         Match::NotTracked => write!(out, " -m conntrack --ctstate INVALID,UNTRACKED"),
         Match::ReversePathFails => write!(out, " -m rpfilter --invert"),

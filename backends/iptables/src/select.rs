@@ -351,7 +351,7 @@ fn rule(matches: Vec<Match>, target: Target) -> Rule {
     Rule { matches, target, comment: None }
 }
 
-/// What conntrack leaves alone and always passes: types 133 to 137 are neighbour discovery (RFC 4861, section 4).
+/// What conntrack leaves alone and passes on a link: types 133 to 137 are neighbour discovery (RFC 4861, section 4).
 fn discovery(family: Family) -> Vec<Rule> {
     let kind = |kind| rule(vec![Match::Protocol(58), Match::Icmp6Type(kind)], Target::Return);
     match family {

@@ -158,7 +158,7 @@ pub fn apply_read(
 /// Without the ports of SCTP, conntrack takes all packets of it between two addresses for one connection.
 fn about_sctp(kernel: &mut dyn Kernel) -> Option<String> {
     kernel.lacks_sctp().then(|| {
-        "conntrack does not know SCTP here (CONFIG_NF_CT_PROTO_SCTP): where policies allow it on one port, others may be open too"
+        "conntrack does not know SCTP here (CONFIG_NF_CT_PROTO_SCTP): what policies say of its ports does not hold"
             .to_owned()
     })
 }

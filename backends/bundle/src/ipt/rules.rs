@@ -180,7 +180,12 @@ fn module(family: Family, words: &mut Words<'_>, before: &[Match]) -> Result<Mod
         ("icmp6", "--icmpv6-type") if family == Family::V6 => {
             of(58)?;
             match decimal(words.word("a type")?, 255)? as u8 {
-                kind @ 133..=137 => Match::Icmp6Type(kind),
+                kind @ 133..=137 => {
+                    for word in ["-m", "hl", "--hl-eq", "255"] {
+                        words.expect(word)?;
+                    }
+                    Match::Icmp6Type(kind)
+                }
                 _ => return Err("a type that is not neighbour discovery".into()),
             }
         }

@@ -173,7 +173,7 @@ fn match_text(out: &mut String, family: Family, condition: &Match) {
             let _ = write!(out, " != @{PODADDR}");
         }
         Match::ReversePathFails => out.push_str("fib saddr . iif oif missing"),
-        Match::NeighbourDiscovery => out.push_str("icmpv6 type { 133, 134, 135, 136, 137 }"),
+        Match::NeighbourDiscovery => out.push_str("ip6 hoplimit 255 icmpv6 type { 133, 134, 135, 136, 137 }"),
     }
 }
 

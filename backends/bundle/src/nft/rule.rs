@@ -119,7 +119,15 @@ impl Parser<'_> {
         match word {
             "ct" => self.ct_state().map(Part::Match),
             "fib" => self.fib().map(Part::Match),
-            "icmpv6" if family == Family::Ip6 => self.discovery().map(Part::Match),
+            "ip6" if family == Family::Ip6 => {
+                self.advance()?;
+                if self.eat("hoplimit")? {
+                    self.expect("255")?;
+                    return self.discovery().map(Part::Match);
+                }
+                let first = self.address_field(family)?;
+                self.fields(family, first, matches).map(Part::Fields)
+            }
             "tcp" => {
                 self.advance()?;
                 if self.eat("flags")? {

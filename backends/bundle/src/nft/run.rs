@@ -47,7 +47,7 @@ pub struct Packet {
     pub spoofed: bool,
     /// Whether it came from an interface that is no pod's and not the way back to its source.
     pub asymmetric: bool,
-    /// Whether it is IPv6 neighbour discovery.
+    /// Whether it is IPv6 neighbour discovery with a hop limit of 255.
     pub neighbour_discovery: bool,
 }
 

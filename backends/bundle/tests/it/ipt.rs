@@ -39,7 +39,7 @@ COMMIT
 
 const V6: &str = "*filter
 :NETPOLC-FORWARD - [0:0]
--A NETPOLC-FORWARD -p 58 -m icmp6 --icmpv6-type 133 -j RETURN
+-A NETPOLC-FORWARD -p 58 -m icmp6 --icmpv6-type 133 -m hl --hl-eq 255 -j RETURN
 -A NETPOLC-FORWARD -m set --match-set NETPOLC-SET6-0b dst -j DROP
 COMMIT
 ";
@@ -97,7 +97,7 @@ const LISTED_V6: &str = "*filter
 :FORWARD ACCEPT [0:0]
 :NETPOLC-FORWARD - [0:0]
 -A FORWARD -j NETPOLC-FORWARD
--A NETPOLC-FORWARD -p ipv6-icmp -m icmp6 --icmpv6-type 133 -j RETURN
+-A NETPOLC-FORWARD -p ipv6-icmp -m icmp6 --icmpv6-type 133 -m hl --hl-eq 255 -j RETURN
 -A NETPOLC-FORWARD -m set --match-set NETPOLC-SET6-0b dst -j DROP
 COMMIT
 ";
@@ -232,7 +232,7 @@ fn whatever_is_not_of_the_subset_is_refused_with_its_line() {
     let discovery = V6.replace("133", "128");
     assert_eq!(parse(&Texts { v6: &discovery, ..TEXTS }).unwrap_err().file, "ip6tables");
     parse(&Texts {
-        v4: &V4.replace("-p 17 -m udp --dport 53:54", "-p 58 -m icmp6 --icmpv6-type 133"),
+        v4: &V4.replace("-p 17 -m udp --dport 53:54", "-p 58 -m icmp6 --icmpv6-type 133 -m hl --hl-eq 255"),
         ..TEXTS
     })
     .unwrap_err();

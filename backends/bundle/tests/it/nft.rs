@@ -159,6 +159,7 @@ fn what_the_parser_refuses() {
         ("@th,96,8 != 1 drop", "`meta`"),
         ("ip6 saddr @s drop", "unknown match"),
         ("icmpv6 type { 133, 134, 135, 136, 137 } accept", "unknown match"),
+        ("ip6 hoplimit 255 icmpv6 type { 133, 134, 135, 136, 137 } accept", "unknown match"),
         ("ip saddr 10.0.0.1 drop", "`@`"),
         ("ip saddr & 255.0.255.0 @s drop", "holes"),
         ("ip saddr & 255.255.255.0 . ip daddr @s drop", "concatenation"),

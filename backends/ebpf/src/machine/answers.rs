@@ -148,7 +148,14 @@ fn way(direction: Direction, kind: Kind, established: Established) -> Way {
     match kind {
         Kind::Established => (None, established == Established::Cut),
         Kind::Opening | Kind::Asymmetric | Kind::NeighbourDiscovery => (Some(direction), true),
-        _ => (Some(direction), false),
+        Kind::Spoofed
+        | Kind::MidStream
+        | Kind::MidStreamAsymmetric
+        | Kind::MidStreamSpoofed
+        | Kind::Untracked
+        | Kind::UntrackedMidStream
+        | Kind::UntrackedAsymmetric
+        | Kind::UntrackedSpoofed => (Some(direction), false),
     }
 }
 

@@ -23,6 +23,8 @@ pub(super) struct Case {
     /// The pod that the loader has noted for the interface that the packet came from.
     pub(super) interface: Option<u32>,
     pub(super) icmp_type: u8,
+    /// The hop limit, where that is what a program may ask.
+    pub(super) hops: u8,
 }
 
 /// Where memory of the stand-in begins: the region's number in the upper half of an address.
@@ -201,7 +203,7 @@ fn header(head: &mut [u8], case: &Case) {
         }
         (src, dst) => {
             put(head, at, &[0x60]);
-            put(head, at + 6, &[flow.protocol.number()]);
+            put(head, at + 6, &[flow.protocol.number(), case.hops]);
             put(head, at + 8, &inet(src));
             put(head, at + 24, &inet(dst));
             put(head, at + 40, &case.icmp_type.to_be_bytes());

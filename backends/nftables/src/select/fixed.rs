@@ -24,14 +24,14 @@ fn of_local() -> Match {
     Match::InSet(vec![Field::Saddr], LOCAL.to_owned())
 }
 
-/// Only what `podaddr` does not have comes here, so that the look at the routes is for those few. It is for pods whose
+/// Only what `podaddr` does not have is asked about, so that the look at the routes is for those few. It is for pods whose
 /// interface the loader does not know, and for rules that were loaded without it.
 pub(super) fn spoof_chain() -> Chain {
     // Both sets may have been filled after the packet was sent here. Looked up in this order, a pod whose interface is
     // there has its addresses there too.
     let rules = vec![
         counted(vec![from_pod(), Match::Unbound], "source is not the pod"),
-        counted(vec![of_local(), Match::ReversePathFails], "source is another pod"),
+        counted(vec![of_local(), Match::Unbound, Match::ReversePathFails], "source is another pod"),
     ];
     Chain { rules, ..Chain::default() }
 }

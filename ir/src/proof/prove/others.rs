@@ -62,7 +62,7 @@ impl FamilyProof<'_> {
         (0..self.atoms.len()).find(free).map(|i| self.family.addr(self.atoms.representative(i)))
     }
 
-    /// Packets that no pod of this node sends or gets always pass.
+    /// Packets that no pod of this node sends or gets always pass, unless a pod of this node sends them after all.
     pub(super) fn strangers(
         &mut self,
         artifact: &mut dyn Artifact,
@@ -72,30 +72,41 @@ impl FamilyProof<'_> {
         let mut leave = self.local_atoms.clone();
         leave.insert(self.atoms.atom(bits(outside)));
         for &cell in cells {
-            let kinds = [Kind::Opening, Kind::Established, Kind::Untracked, Kind::Asymmetric];
-            let strays = [Kind::MidStream, Kind::MidStreamAsymmetric, Kind::UntrackedMidStream];
-            let strays = strays.into_iter().filter(|_| cell.protocol.has_handshake());
-            for kind in kinds.into_iter().chain(strays) {
+            for kind in self.kinds_between_strangers(cell.protocol) {
+                let expected = Verdict::allow_if(!kind.spoofed());
                 for direction in Direction::ALL {
                     let CellKey { protocol, port } = cell;
                     let asked =
                         artifact.permitted_kind(&self.atoms, outside, direction, kind, protocol, port);
                     let Some(mut actual) = asked else { return self.strangers_one_by_one(artifact, outside) };
                     self.proof.comparisons += self.atoms.len() as u64;
-                    actual.or_with(&leave);
-                    let Some(atom) = self.everyone.first_difference(&actual) else { continue };
+                    let found = match expected {
+                        Verdict::Allow => {
+                            actual.or_with(&leave);
+                            self.everyone.first_difference(&actual)
+                        }
+                        Verdict::Deny => actual.minus(&leave).iter().next(),
+                    };
+                    let Some(atom) = found else { continue };
                     let peer = self.family.addr(self.atoms.representative(atom));
                     let (src, dst) = match direction {
                         Direction::Ingress => (peer, outside),
                         Direction::Egress => (outside, peer),
                     };
                     let packet = kind.packet(Flow { src, dst, protocol, port });
-                    let (expected, actual) = (Verdict::Allow, Verdict::Deny);
+                    let actual = Verdict::allow_if(expected == Verdict::Deny);
                     return Err(Box::new(Witness { packet, expected, actual }));
                 }
             }
         }
         Ok(())
+    }
+
+    /// What is spoofed comes from a pod of this node, so there is none where no pod has an address.
+    fn kinds_between_strangers(&self, protocol: Protocol) -> Vec<Kind> {
+        let pods = !self.local_atoms.is_empty();
+        let kinds = Kind::ALL.into_iter().filter(|k| k.is_of(protocol) && *k != Kind::NeighbourDiscovery);
+        kinds.filter(|kind| pods || !kind.spoofed()).collect()
     }
 
     /// The same for an artifact that does not answer for all peers at once, on one port.
@@ -109,10 +120,8 @@ impl FamilyProof<'_> {
             for (src, dst) in [(addr, outside), (outside, addr)] {
                 for protocol in [Protocol::TCP, Protocol::UDP, Protocol::SCTP] {
                     let flow = Flow { src, dst, protocol, port: 80 };
-                    let kinds =
-                        Kind::ALL.into_iter().filter(|k| !k.spoofed() && *k != Kind::NeighbourDiscovery);
-                    for kind in kinds {
-                        self.judge(artifact, kind.packet(flow), Verdict::Allow)?;
+                    for kind in self.kinds_between_strangers(protocol) {
+                        self.judge(artifact, kind.packet(flow), Verdict::allow_if(!kind.spoofed()))?;
                     }
                 }
             }
@@ -171,7 +180,7 @@ impl FamilyProof<'_> {
             self.judge(artifact, Packet { conn: Conn::Related, ..established(tcp) }, Verdict::Allow)?;
             let forged = self.atoms.local(self.atoms.atom(bits(src)));
             for packet in [tcp, udp, sctp] {
-                for kind in Kind::ALL.into_iter().filter(|k| k.spoofed()) {
+                for kind in spoofed(packet.flow.protocol) {
                     self.judge(artifact, kind.packet(packet.flow), Verdict::Deny)?;
                 }
                 self.asymmetric(artifact, packet)?;
@@ -236,7 +245,9 @@ impl FamilyProof<'_> {
                 locals.iter().flat_map(|a| cells.iter().map(move |c| (*a, c)))
             {
                 for (src, dst) in [(outside, local), (local, outside)] {
-                    self.asymmetric(artifact, Packet::opening(Flow { src, dst, protocol, port }))?;
+                    let packet = Packet::opening(Flow { src, dst, protocol, port });
+                    self.asymmetric(artifact, packet)?;
+                    self.judge(artifact, Packet { spoofed: true, ..packet }, Verdict::Deny)?;
                 }
             }
         }
@@ -260,9 +271,12 @@ impl FamilyProof<'_> {
                 self.judge(artifact, packet, Verdict::Allow)?;
                 self.judge(artifact, asymmetric(packet), Verdict::Deny)?;
             }
-            for protocol in [Protocol::TCP, Protocol::UDP] {
-                let packet = Packet::opening(Flow { src, dst, protocol, port: 1 });
-                self.judge(artifact, Packet { spoofed: true, ..packet }, Verdict::Deny)?;
+            for protocol in [Protocol::TCP, Protocol::UDP, Protocol::SCTP] {
+                let elsewhere = Kind::ALL.into_iter().filter(|k| k.is_of(protocol) && k.asymmetric());
+                for kind in elsewhere.chain(spoofed(protocol)) {
+                    let flow = Flow { src, dst, protocol, port: 1 };
+                    self.judge(artifact, kind.packet(flow), Verdict::Deny)?;
+                }
             }
         }
         Ok(())
@@ -276,24 +290,29 @@ fn kinds_of(family: Family) -> Vec<(Kind, Protocol)> {
     let asked = |kind: Kind, protocol: Protocol| match kind {
         // The first three are asked about on every port that matters.
         Kind::Opening | Kind::Asymmetric | Kind::Spoofed | Kind::NeighbourDiscovery => false,
-        Kind::Established => true,
-        _ => is_stray(kind, protocol) || kind.spoofed() && protocol.has_handshake(),
+        _ => kind.is_of(protocol),
     };
     let kinds = protocols.into_iter().flat_map(|p| Kind::ALL.map(|kind| (kind, p)));
     let mut kinds: Vec<(Kind, Protocol)> = kinds.filter(|&(kind, p)| asked(kind, p)).collect();
     if family == Family::V6 {
-        kinds.push((Kind::NeighbourDiscovery, Protocol::ICMPV6));
+        kinds.extend([Kind::NeighbourDiscovery, Kind::Untracked].map(|kind| (kind, Protocol::ICMPV6)));
     }
     kinds
 }
 
 /// Whether packets of a kind and protocol open no connection, and are not spoofed.
 fn is_stray(kind: Kind, protocol: Protocol) -> bool {
-    match kind {
-        Kind::MidStream | Kind::MidStreamAsymmetric | Kind::UntrackedMidStream => protocol.has_handshake(),
-        Kind::Untracked | Kind::UntrackedAsymmetric => true,
-        _ => false,
-    }
+    let strange = match kind.conn() {
+        Conn::New => !kind.opens(),
+        Conn::Untracked => kind != Kind::NeighbourDiscovery,
+        Conn::Established | Conn::Related => false,
+    };
+    strange && !kind.spoofed() && kind.is_of(protocol)
+}
+
+/// The kinds of spoofed packets.
+fn spoofed(protocol: Protocol) -> impl Iterator<Item = Kind> {
+    Kind::ALL.into_iter().filter(move |kind| kind.spoofed() && kind.is_of(protocol))
 }
 
 fn asymmetric(packet: Packet) -> Packet {

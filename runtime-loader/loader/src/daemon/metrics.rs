@@ -136,7 +136,7 @@ fn text(view: &View) -> String {
         &plain(view.closed_ranges.to_string()),
     );
     let bypassed = status.map_or(0, |status| status.bypassed.len());
-    let help = "Bridges behind which pods reach each other past the rules.";
+    let help = "Ways past the rules: bridges whose packets no rule sees, and kube-proxy in IPVS mode.";
     metric(&mut out, "bypassed_bridges", "gauge", help, &plain(bypassed.to_string()));
     let help = "What is wrong and lasts: rules, node, store, connections, bypassed.";
     metric(&mut out, "faults", "gauge", help, &plain(view.faults.len().to_string()));
