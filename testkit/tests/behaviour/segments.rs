@@ -184,10 +184,14 @@ fn solicitation_arrives(world: &World, from: &str, to: &str) -> bool {
     let raw = || Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6)).unwrap();
     let watch: std::net::UdpSocket = world.sandbox.in_namespace(world.host(to), || raw().into()).unwrap();
     watch.set_read_timeout(Some(DEFAULT_TIMEOUT)).unwrap();
-    // Type 135, code 0; the kernel fills in the checksum. The target tells it from the kernel's own.
+    // With the hop limit that a host gives it. Type 135, code 0; the kernel fills in the checksum. The target tells it from the kernel's own.
     let IpAddr::V6(target) = ip("2001:db8::1357") else { panic!() };
     let message = [&[135, 0, 0, 0, 0, 0, 0, 0][..], &target.octets()].concat();
-    let send = || raw().send_to(&message, &SockAddr::from(SocketAddr::new(to_addr, 0))).unwrap();
+    let send = || {
+        let socket = raw();
+        socket.set_unicast_hops_v6(255).unwrap();
+        socket.send_to(&message, &SockAddr::from(SocketAddr::new(to_addr, 0))).unwrap()
+    };
     world.sandbox.in_namespace(world.host(from), send).unwrap();
     let start = Instant::now();
     let mut buffer = [0; 256];

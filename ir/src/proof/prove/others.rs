@@ -179,7 +179,9 @@ impl FamilyProof<'_> {
             self.judge(artifact, established(tcp), Verdict::Allow)?;
             self.judge(artifact, Packet { conn: Conn::Related, ..established(tcp) }, Verdict::Allow)?;
             let forged = self.atoms.local(self.atoms.atom(bits(src)));
-            for packet in [tcp, udp, sctp] {
+            // Neighbour discovery that was routed is among these.
+            let icmp = (self.family == Family::V6).then(|| opening(Protocol::ICMPV6));
+            for packet in [tcp, udp, sctp].into_iter().chain(icmp) {
                 for kind in spoofed(packet.flow.protocol) {
                     self.judge(artifact, kind.packet(packet.flow), Verdict::Deny)?;
                 }
@@ -295,7 +297,9 @@ fn kinds_of(family: Family) -> Vec<(Kind, Protocol)> {
     let kinds = protocols.into_iter().flat_map(|p| Kind::ALL.map(|kind| (kind, p)));
     let mut kinds: Vec<(Kind, Protocol)> = kinds.filter(|&(kind, p)| asked(kind, p)).collect();
     if family == Family::V6 {
-        kinds.extend([Kind::NeighbourDiscovery, Kind::Untracked].map(|kind| (kind, Protocol::ICMPV6)));
+        let untracked = [Kind::Untracked, Kind::UntrackedAsymmetric, Kind::UntrackedSpoofed];
+        kinds.extend(untracked.map(|kind| (kind, Protocol::ICMPV6)));
+        kinds.push((Kind::NeighbourDiscovery, Protocol::ICMPV6));
     }
     kinds
 }
