@@ -124,8 +124,9 @@ pub fn build(established: Established) -> Assembled {
 /// r6 = context, r7 = connection or packet, r8 = state, r9 = place of the protocol in a value of `pairs`.
 fn connection(asm: &mut Assembler, established: Established, ends: &Ends, headers: Label, resolve: Label) {
     asm.note("the packet's connection").mov(R::R6, R::R1);
-    // Here, where one path leads to, though not all need it: for each load through a pointer of the kernel's own types and each path to it, the
-    // verifier looks through all names of types (`btf_nested_type_is_trusted`), which was most of what a new version took.
+    // Here, where one path leads to, though not all need it: for each load through a pointer of the kernel's own types and
+    // each path to it, the verifier looks through all names of types (`btf_nested_type_is_trusted`), which was most of what a
+    // new version took.
     asm.load(Size::B8, R::R1, R::R6, CTX_STATE);
     asm.load_field(Size::B8, R::R1, R::R1, Field::StateIn);
     asm.load_field(Size::B4, R::R1, R::R1, Field::DeviceIndex);
@@ -223,8 +224,8 @@ fn who(asm: &mut Assembler, block: i16, pod: i16) {
     asm.place(unknown).place(done);
 }
 
-/// A new packet, or one without an entry, must come from where its source lives: from the pod's own interface, from one that several pods share
-/// if it is a pod of this node, and from any other if it is not.
+/// A new packet, or one without an entry, must come from where its source lives: from the pod's own interface, from one
+/// that several pods share if it is a pod of this node, and from any other if it is not.
 fn spoofed(asm: &mut Assembler, ends: &Ends) {
     let (honest, compare, asked) = (asm.label("honest"), asm.label("compare"), asm.label("asked"));
     asm.note("is the source the pod behind the interface").branch(R::R8, Cond::Eq, NO_ENTRY, asked);
