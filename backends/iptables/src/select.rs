@@ -18,6 +18,7 @@
 //!
 //! `NETPOLC-PREROUTING` in table `mangle`, where alone iptables can look up the way back to a source, drops new packets
 //! from the interface of a pod, or with a source that is a pod of this node, that came from elsewhere than that source.
+//! `NETPOLC-LINK` drops what pods of one bridge send each other by addresses of the link, which nobody is asked about.
 //!
 //! Chains and sets are named by their content: equal content is one object, and a change of a policy changes the names on
 //! the way to it and nothing else. The names without a hash are entries, or chains whose content never changes.
@@ -44,6 +45,13 @@ use tree::{Item, Tree};
 pub const DENY: &str = "NETPOLC-DENY";
 /// The chain of table `mangle` for packets that came from elsewhere than their source.
 pub const SPOOF: &str = "NETPOLC-SPOOF";
+/// The chain of table `mangle` for packets between neighbours, by their addresses of the link.
+pub const LINK: &str = "NETPOLC-LINK";
+
+/// `fe80::/10`, addresses of a link (RFC 4291, section 2.5.6).
+const LINK_LOCAL: Prefix = Prefix { base: 0xfe80 << 112, len: 10 };
+/// `ff00::/8`, addresses of groups (RFC 4291, section 2.7).
+const GROUPS: Prefix = Prefix { base: 0xff << 120, len: 8 };
 
 /// What this backend cannot express.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -314,7 +322,13 @@ impl<'m> Selector<'m> {
         }
         let known = rule(vec![Match::Known], Target::Return);
         let spoofed = rule(vec![Match::ReversePathFails], Target::Goto(SPOOF.to_owned()));
-        chains.insert(PREROUTING.to_owned(), vec![known, spoofed]);
+        let mut entry = vec![known, spoofed];
+        if family == Family::V6 {
+            let from = Match::Addr(End::Src, LINK_LOCAL);
+            entry.push(rule(vec![from, Match::NotLocal], Target::Goto(LINK.to_owned())));
+            chains.insert(LINK.to_owned(), link());
+        }
+        chains.insert(PREROUTING.to_owned(), entry);
         chains.insert(SPOOF.to_owned(), rules);
         chains.insert(PODIF.to_owned(), Vec::new());
         Ok(chains)
@@ -358,6 +372,16 @@ fn discovery(family: Family) -> Vec<Rule> {
         Family::V4 => Vec::new(),
         Family::V6 => (133..=137).map(kind).collect(),
     }
+}
+
+/// For what has a source of the link and is not for the node: the way back to it is whatever interface it came from, so no
+/// other rule sees that it is no pod's. Since no router forwards it (`ip6_forward`, net/ipv6/ip6_output.c), it crosses a bridge.
+/// What is for a group may be for the node too.
+fn link() -> Vec<Rule> {
+    let group = rule(vec![Match::Addr(End::Dst, GROUPS)], Target::Return);
+    let mut rules = discovery(Family::V6);
+    rules.extend([group, rule(Vec::new(), Target::Goto(PODIF.to_owned()))]);
+    rules
 }
 
 fn deny() -> Vec<Rule> {

@@ -57,8 +57,8 @@ fn check_rule(
     for found in &rule.matches {
         match found {
             Match::Interface(_) if chain != PODIF => return Err("looks at an interface".into()),
-            Match::ReversePathFails if table != Table::Mangle => {
-                return Err("looks for the way back where that cannot be seen".into());
+            Match::ReversePathFails | Match::NotLocal if table != Table::Mangle => {
+                return Err("looks at routes where no route was looked up for".into());
             }
             Match::InSet(_, name) => match ruleset.sets.get(name) {
                 None => return Err(format!("the set `{name}` is not there")),

@@ -178,6 +178,7 @@ fn match_bytes(family: Family, found: &Match) -> Vec<u8> {
         Match::NotTracked => bytes.push(8),
         Match::ReversePathFails => bytes.push(9),
         Match::SctpNotInit => bytes.push(11),
+        Match::NotLocal => bytes.push(12),
         Match::InSet(e, name) => {
             bytes.extend([10, end(e)]);
             bytes.extend(name.as_bytes());

@@ -195,6 +195,12 @@ fn module(family: Family, words: &mut Words<'_>, before: &[Match]) -> Result<Mod
             other => return Err(format!("states that netpolc does not use: {}", shown(other))),
         },
         ("rpfilter", "--invert") => Match::ReversePathFails,
+        ("addrtype", "!") => {
+            for word in ["--dst-type", "LOCAL", "--limit-iface-in"] {
+                words.expect(word)?;
+            }
+            Match::NotLocal
+        }
         ("set", "--match-set") => {
             let set = name(words.word("a set")?, limits::IPSET_NAME_BYTES)?.to_owned();
             match words.word("`src` or `dst`")? {

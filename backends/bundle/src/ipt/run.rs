@@ -109,8 +109,8 @@ impl Script {
             match step.action {
                 Action::Drop => return false,
                 Action::Return => steps = [].iter(),
-                // What may come from the interface of a pod is taken to.
-                Action::PodInterfaces(_) if !sent.packet.asymmetric => return false,
+                // Only what is forged is taken to come from the interface of a pod here.
+                Action::PodInterfaces(_) if sent.packet.spoofed => return false,
                 Action::PodInterfaces(true) => {}
                 Action::PodInterfaces(false) => steps = [].iter(),
                 Action::Chain(id, back) => {
@@ -151,6 +151,8 @@ impl Sent<'_> {
             Match::Known => matches!(state, State::Established | State::Related),
             Match::NotTracked => state == State::Untracked,
             Match::ReversePathFails => spoofed || asymmetric,
+            // What crosses FORWARD is not for the node.
+            Match::NotLocal => true,
             Match::InSet(end, name) => self.sets.get(name).is_some_and(|set| in_set(set, addr(end))),
         }
     }

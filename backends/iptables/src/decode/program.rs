@@ -35,6 +35,8 @@ impl Situation {
             Match::TcpNotSyn | Match::SctpNotInit => !self.kind.opens(),
             Match::ReversePathFails => self.kind.spoofed() || self.kind.asymmetric(),
             Match::Icmp6Type(number) => self.icmp6 == Some(*number),
+            // What crosses FORWARD is not for the node.
+            Match::NotLocal => true,
             // Rules of the loader, in a chain that is not compiled.
             Match::Interface(_) => false,
             Match::Addr(..) | Match::Protocol(_) | Match::Port(..) | Match::InSet(..) => return None,
@@ -178,9 +180,9 @@ impl<'r> Compiler<'r> {
 
     fn chain(&mut self, table: Table, name: &str, rules: &'r [ipt::Rule]) -> Vec<Rule> {
         if name == PODIF {
-            // The loader's rules drop what comes from the interface of any pod. What may do so is taken to.
+            // The loader's rules drop what comes from the interface of any pod. Here only what is forged does.
             let drop = Rule { conditions: Vec::new(), action: Action::Drop };
-            return if self.situation.kind.asymmetric() { Vec::new() } else { vec![drop] };
+            return if self.situation.kind.spoofed() { vec![drop] } else { Vec::new() };
         }
         rules.iter().filter_map(|rule| self.rule(table, rule)).collect()
     }

@@ -52,6 +52,19 @@ impl World {
         ["10.1.0.2", "fd00:1::2"].map(|addr| meets(&self.pods[from], &self.pods[1], addr, SHORT).is_some())
     }
 
+    /// Whether the client, whom the policy lets through, comes to the server by their addresses of the link.
+    fn reaches_by_link(&self) -> bool {
+        let [client, server, _] = &self.pods;
+        let words = |pod: &Netns, show: &str| pod.sh(&format!("{show} | tr -s ' '"));
+        let shown = words(server, "ip -6 -o addr show dev eth0 scope link");
+        let addr = shown.split(' ').skip_while(|w| *w != "inet6").nth(1).and_then(|a| a.split('/').next());
+        let index = words(client, "ip -o link show eth0");
+        let index = index.split(':').next();
+        let addr = format!("{}%{}", addr.unwrap(), index.unwrap());
+        client.sh("ip -6 neigh flush all");
+        meets(client, server, &addr, SHORT).is_some()
+    }
+
     fn status(&self, code: i32) -> String {
         let socket = self.dir.file("none");
         self.node.load(&["status", "--socket", socket.to_str().unwrap()], code)
@@ -69,6 +82,7 @@ fn check(backend: Backend) {
     for addr in ["10.1.0.2", "fd00:1::2"] {
         meet(&world.pods[2], &world.pods[1], addr);
     }
+    wait("addresses of the link can be used", || world.reaches_by_link());
     let bundle: Dir = dir();
     let policy =
         cluster::server("[{from: [{podSelector: {matchLabels: {app: client}}}], ports: [{protocol: TCP}]}]");
@@ -79,9 +93,14 @@ fn check(backend: Backend) {
     // The neighbours find each other anew, by packets that cross the rules.
     assert_eq!([world.reaches(0), world.reaches(2)], [[true; 2], [false; 2]], "{}", world.status(0));
     assert!(!world.status(0).contains("bypassed"));
+    // Which pod has such an address nobody knows, so they are for neither.
+    assert!(!world.reaches_by_link());
+    // They find each other all the same.
+    assert!(world.pods[0].sh("ip -6 neigh show dev eth0").contains("lladdr"));
 
     world.pass(false);
     assert_eq!([world.reaches(0), world.reaches(2)], [[true; 2]; 2], "nothing sees them");
+    assert!(world.reaches_by_link());
     let said = world.status(1);
     let wanted = format!(
         "bypassed: no rule sees packets (ip, ip6) between pods behind the bridge cni0; sysctl {}=1",

@@ -48,11 +48,14 @@ pub(crate) fn crowd(node: &Netns, connections: u16) {
     assert!(count.trim().parse::<u16>().unwrap() >= connections / 2, "{count}");
 }
 
-/// Whom a server in `to` saw when `from` connected; `None` if it could not.
+/// Whom a server in `to` saw when `from` connected; `None` if it could not. An address of the link ends with `%` and the number
+/// of the interface.
 pub(crate) fn meets(from: &Netns, to: &Netns, addr: &str, patience: Duration) -> Option<IpAddr> {
     let any: SocketAddr = if addr.contains(':') { "[::]:0" } else { "0.0.0.0:0" }.parse().unwrap();
     let server = inside(to, || TcpListener::bind(any)).unwrap();
-    let goal = SocketAddr::new(addr.parse().unwrap(), server.local_addr().unwrap().port());
+    let port = server.local_addr().unwrap().port();
+    let goal = if addr.contains(':') { format!("[{addr}]:{port}") } else { format!("{addr}:{port}") };
+    let goal: SocketAddr = goal.parse().unwrap();
     let client = inside(from, || TcpStream::connect_timeout(&goal, patience)).ok()?;
     let (_, seen) = server.accept().unwrap();
     drop(client);
