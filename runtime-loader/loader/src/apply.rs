@@ -13,7 +13,7 @@ use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 pub use crate::dataplane::Outcome;
 
@@ -91,6 +91,8 @@ pub struct By<'a> {
     pub beside: Option<&'a Beside>,
     /// What of eBPF may have been made before.
     pub spare: Option<&'a Spare>,
+    /// Why the kernel has refused eBPF, though it had seemed to take it; known from before, or found out now.
+    pub refused: Option<&'a OnceLock<String>>,
 }
 
 /// What was seen of the kernel beside the rules of the backend in force, a moment ago and while nobody had to wait for it: it
@@ -140,19 +142,36 @@ pub fn apply_read(
         tracked: false,
         spare: by.spare,
     };
-    let chosen = choose(kernel, &goal, by.backend, &mut notes)?;
-    goal.kept = by.kept == Some(chosen);
-    let beside = by.beside.filter(|beside| beside.of == chosen);
-    goal.tracked = beside.is_some_and(|beside| beside.tracked);
-    goal.seen = by.early.and_then(Early::still);
-    let (version, outcome) = dataplane::of(chosen).apply(kernel, &goal, &mut notes)?;
+    let unknown = OnceLock::new();
+    let refused = by.refused.unwrap_or(&unknown);
+    let (chosen, (version, outcome)) = loop {
+        let chosen = choose(kernel, &goal, by.backend, refused, &mut notes)?;
+        goal.kept = by.kept == Some(chosen);
+        goal.tracked = by.beside.is_some_and(|beside| beside.of == chosen && beside.tracked);
+        goal.seen = by.early.and_then(Early::still);
+        match dataplane::of(chosen).apply(kernel, &goal, &mut notes) {
+            Ok(done) => break (chosen, done),
+            Err(error @ Error::Kernel { .. }) if is_refusal(by, chosen) => {
+                // Known now, so that another one is chosen; or it was known, and this is the error.
+                refused.set(error.to_string()).map_err(|_| error)?;
+            }
+            Err(error) => return Err(error),
+        }
+    };
     notes.extend(about_sctp(kernel));
-    if !goal.kept && !beside.is_some_and(|beside| beside.alone) {
+    if !goal.kept && !by.beside.is_some_and(|beside| beside.of == chosen && beside.alone) {
         remove_others(kernel, chosen, &mut notes);
     }
     let (backend, names) = (chosen, interfaces.all());
     let report = Report { backend, version, outcome, interfaces: names, cut: None, confirmed: true, notes };
     Ok((report, interfaces))
+}
+
+/// Whether that the kernel refuses a backend's rules means that it does not take eBPF, though it takes what it was asked with:
+/// what is there of earlier versions, it took.
+fn is_refusal(by: &By<'_>, chosen: Backend) -> bool {
+    let free = by.backend.is_none() && chosen == Backend::Ebpf;
+    free && !ebpf::has_versions()
 }
 
 /// Without the ports of SCTP, conntrack takes all packets of it between two addresses for one connection.
@@ -168,6 +187,7 @@ fn choose(
     kernel: &mut dyn Kernel,
     goal: &Goal<'_>,
     wanted: Option<Backend>,
+    refused: &OnceLock<String>,
     notes: &mut Vec<String>,
 ) -> Result<Backend, Error> {
     let there = goal.bundle.manifest.backends();
@@ -184,7 +204,7 @@ fn choose(
     for dataplane in dataplane::ALL {
         let backend = dataplane.backend();
         let reason = match there.contains(&backend) {
-            true => dataplane.missing(kernel, Some(goal)),
+            true => refusal(backend, refused).or_else(|| dataplane.missing(kernel, Some(goal))),
             false => Some("the bundle has no artifacts for it".to_owned()),
         };
         match reason {
@@ -207,15 +227,21 @@ pub struct Choice {
     pub reasons: Vec<String>,
 }
 
-/// Looks which backends this kernel has, of all or of the one that is wanted.
-pub fn choice(kernel: &mut dyn Kernel, wanted: Option<Backend>) -> Choice {
+/// Why a backend is not to be chosen, if it is eBPF and the kernel has refused it.
+fn refusal(backend: Backend, refused: &OnceLock<String>) -> Option<String> {
+    refused.get().filter(|_| backend == Backend::Ebpf).cloned()
+}
+
+/// Looks which backends this kernel has, of all or of the one that is wanted. `refused` is as [`By::refused`].
+pub fn choice(kernel: &mut dyn Kernel, wanted: Option<Backend>, refused: &OnceLock<String>) -> Choice {
     let mut choice = Choice { usable: Vec::new(), reasons: Vec::new() };
     for dataplane in dataplane::ALL {
         let backend = dataplane.backend();
         if wanted.is_some_and(|wanted| wanted != backend) {
             continue;
         }
-        match dataplane.missing(kernel, None) {
+        let known = refusal(backend, refused).filter(|_| wanted.is_none());
+        match known.or_else(|| dataplane.missing(kernel, None)) {
             None => choice.usable.push(backend.to_string()),
             Some(reason) => choice.reasons.push(format!("not {backend}: {reason}")),
         }

@@ -33,9 +33,11 @@ use netpolc_bundle::comment::{denying, not_allowed};
 use netpolc_bundle::limits;
 use netpolc_bundle::rebind::Unlike;
 use netpolc_bundle::{Artifact, Backend, LocalPod, Version};
+use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use sys::ObjectFd;
@@ -111,7 +113,10 @@ impl Dataplane for Ebpf {
             return Err(error);
         }
         let after = observe(&dir);
-        let faults = if goal.kept { after.broken(&dir) } else { after.drift(&dir) };
+        let mut faults = if goal.kept { after.broken(&dir) } else { after.drift(&dir) };
+        if faults.is_empty() && after.live.as_ref().map(|live| live.meta) != Some(wanted.meta) {
+            faults.push("packets do not meet the version".to_owned());
+        }
         if !faults.is_empty() {
             return Err(Error::NotConfirmed(faults.join("; ")));
         }
@@ -158,6 +163,15 @@ impl Dataplane for Ebpf {
         removed.extend(track::remove(kernel)?);
         Ok(removed)
     }
+}
+
+/// Whether there are programs of some version, or may be.
+pub(crate) fn has_versions() -> bool {
+    let Ok(found) = bpffs::find() else { return true };
+    found.is_some_and(|dir| match fs::read_dir(dir) {
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+        Ok(mut entries) => entries.any(|entry| entry.map_or(true, |entry| number(&entry.path()).is_some())),
+    })
 }
 
 /// Whether conntrack is switched on.
@@ -222,24 +236,36 @@ struct Observed {
     settled: bool,
     /// Directories of versions that no packet meets.
     stale: Vec<PathBuf>,
+    /// Those of which that is not known, and why.
+    unknown: Vec<String>,
 }
 
 fn observe(dir: &Path) -> Observed {
     let hook = Hook::open(dir);
     let id = hook.as_ref().and_then(Hook::program_id);
-    let mut observed = Observed { hook, live: None, settled: false, stale: Vec::new() };
+    let mut observed = Observed { hook, live: None, settled: false, stale: Vec::new(), unknown: Vec::new() };
     let called = |program: &ObjectFd| id.is_some() && program.program_id().ok() == id;
     for path in generations(dir) {
-        match Generation::open(&path).ok() {
-            Some(found) if called(&found.program) => observed.live = Some(found),
-            Some(found) if found.settled.as_ref().is_some_and(called) => {
+        match Generation::open(&path) {
+            Ok(found) if called(&found.program) => observed.live = Some(found),
+            Ok(found) if found.settled.as_ref().is_some_and(called) => {
                 observed.live = Some(found);
                 observed.settled = true;
+            }
+            // It may be the one in force, which goes with its pins once another takes its place.
+            Err(error) if lacks_means(&error) => {
+                observed.unknown.push(format!("{} cannot be read: {error}", path.display()));
             }
             _ => observed.stale.push(path),
         }
     }
     observed
+}
+
+/// Whether a look failed for what this process, or the machine, has too little of: it says nothing about what there is.
+fn lacks_means(error: &io::Error) -> bool {
+    let number = error.raw_os_error().map(Errno::from_raw);
+    matches!(number, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM))
 }
 
 /// The directories of versions, whole or not.
@@ -272,7 +298,9 @@ impl Observed {
             return Vec::new();
         }
         let mut reasons = self.broken(dir);
+        reasons.extend(self.unknown.iter().cloned());
         match &self.live {
+            None if reasons.is_empty() => reasons.push("the hook calls no version of ours".to_owned()),
             None => {}
             Some(live) => match live.contents() {
                 Ok(contents) if contents == live.meta.contents => {}

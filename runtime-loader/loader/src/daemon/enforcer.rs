@@ -20,7 +20,7 @@ use netpolc_bundle::rebind::{Rebind, Unlike};
 use netpolc_bundle::{Backend, Bindings, Bundle, POLICIES, PROVENANCE, ReadBack, Version};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Brings bundles into force.
 pub trait Enforcer: Send {
@@ -155,6 +155,8 @@ pub struct ThisKernel {
     uncut: Option<Uncut>,
     /// Under eBPF, what the next version finds made.
     spare: Arc<Spare>,
+    /// Why the kernel has refused eBPF.
+    refused: OnceLock<String>,
     /// The interfaces of pods that were last found.
     interfaces: BTreeSet<String>,
 }
@@ -193,6 +195,7 @@ impl ThisKernel {
             rules: None,
             uncut: None,
             spare: Arc::default(),
+            refused: OnceLock::new(),
             interfaces: BTreeSet::new(),
         }
     }
@@ -209,7 +212,8 @@ impl ThisKernel {
     ) -> Result<Report, Error> {
         let Before { early, beside } = before;
         let (early, beside, spare) = (early.as_ref(), beside.as_ref(), Some(&*self.spare));
-        let by = By { backend: self.wanted, kept, early, beside, spare };
+        let refused = Some(&self.refused);
+        let by = By { backend: self.wanted, kept, early, beside, spare, refused };
         let (report, interfaces) = apply::apply_read(&mut System::new(), form, &read, &by, established)?;
         self.last = Some(report.backend);
         self.interfaces.clone_from(&report.interfaces);
@@ -426,7 +430,7 @@ impl Enforcer for ThisKernel {
     }
 
     fn choice(&mut self) -> Choice {
-        apply::choice(&mut System::new(), self.wanted)
+        apply::choice(&mut System::new(), self.wanted, &self.refused)
     }
 
     fn stamp(&mut self) -> Option<Stamp> {

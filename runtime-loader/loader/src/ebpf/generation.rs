@@ -191,7 +191,10 @@ impl Generation {
     pub(super) fn open(dir: &Path) -> io::Result<Generation> {
         let damaged = || io::Error::from(io::ErrorKind::InvalidData);
         let program = ObjectFd::open(&dir.join(PROGRAM))?;
-        let settled = ObjectFd::open(&dir.join(SETTLED)).ok();
+        let settled = match ObjectFd::open(&dir.join(SETTLED)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            opened => Some(opened?),
+        };
         let maps = Map::ALL.into_iter().map(|map| Ok((map, MapFd::open(&dir.join(map.name()))?)));
         let maps = maps.collect::<io::Result<BTreeMap<Map, MapFd>>>()?;
         let meta = MapFd::open(&dir.join(META))?.lookup(&0u32.to_le_bytes())?;

@@ -6,6 +6,7 @@ use crate::common::{Dir, LOADER, Netns, unique};
 use crate::daemon::{Daemon, wait};
 use crate::lan::meet;
 use crate::switch::{bundles, reach};
+use netpolc_bundle::wire::{self, FromLoader};
 use netpolc_bundle::{Artifacts, Backend, Bundle, EBPF_CUT, EBPF_KEEP, EBPF_MAPS, EbpfFiles, Parts, store};
 use nix::sched::{CloneFlags, setns};
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,6 +57,81 @@ fn another_backend_is_taken(lacking: &str) {
     assert_eq!(status, Some(3), "{text}");
     assert!(text.contains(&format!("ebpf cannot be used here: {reason}")), "{text}");
     assert!(netns.load(&["status"], 0).contains("backend nftables"));
+}
+
+/// A kernel may take the program that it is asked with, and not what a version needs. Here it refuses maps, programs or links
+/// because the process may have no more open files.
+#[test]
+fn what_the_kernel_refuses_another_backend_does() {
+    let dir = bundle(&cluster::a());
+    let mut outcomes = Vec::new();
+    for files in 8..=64 {
+        let netns = Netns::new();
+        netns.sh("ip link set lo up");
+        let apply = format!("prlimit --nofile={files} {LOADER} apply {} 2>&1", dir.path());
+        let output = netns.output(&apply);
+        let text = String::from_utf8(output.stdout).unwrap();
+        if text.contains("error: ") && text.contains("nft: Too many") {
+            // Too few even for nftables.
+            continue;
+        }
+        let backend = if text.contains("not ebpf: the kernel refused") { "nftables" } else { "ebpf" };
+        // It may have come into force and be too much to be read back, which is no reason to take it out again.
+        let said =
+            if output.status.success() { format!("backend {backend}") } else { "cannot be read".into() };
+        assert!(text.contains(&said), "{files}: {text}");
+        assert!(netns.load(&["status", "--bundle", dir.path()], 0).contains(&format!("backend {backend}")));
+        netns.load(&["remove"], 0);
+        outcomes.push(text);
+        if output.status.success() && backend == "ebpf" {
+            break;
+        }
+    }
+    for outcome in ["map ", "the program", "a link", "cannot be read", "backend ebpf"] {
+        assert!(outcomes.iter().any(|text| text.contains(outcome)), "{outcome}: {outcomes:?}");
+    }
+    // What was asked for by name is not replaced, and what is in force stays.
+    let netns = Netns::new();
+    netns.sh("ip link set lo up");
+    let apply = format!("prlimit --nofile=12 {LOADER} apply --backend ebpf {} 2>&1", dir.path());
+    let output = netns.output(&apply);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.code() == Some(3) && text.contains("the kernel refused"), "{text}");
+    netns.load(&["apply", "--backend", "ebpf", dir.path()], 0);
+    let other = bundle(&cluster::b());
+    let apply = format!("prlimit --nofile=12 {LOADER} apply {} 2>&1", other.path());
+    assert_eq!(netns.output(&apply).status.code(), Some(3));
+    assert!(!netns.load(&["status", "--bundle", dir.path()], 0).contains("drift"));
+    netns.load(&["remove"], 0);
+}
+
+/// An agent compiles for what the daemon says that it takes. What the kernel has refused it does not say again.
+#[test]
+fn what_the_kernel_has_refused_is_not_offered_again() {
+    let world = World::new(Netns::new());
+    let daemon = Daemon::start(&world.node, &world.dir, &[]);
+    let usable = || status(&daemon)["daemon"]["backends"].to_string();
+    assert!(usable().contains(r#""usable":["ebpf","nftables""#), "{}", usable());
+    let limit = |files: &str| {
+        let set = Command::new("prlimit").args(["--pid", &daemon.pid().to_string(), files]).status();
+        assert!(set.unwrap().success());
+    };
+    let open = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
+    // Enough for a connection and the lock, and for some of the maps.
+    limit(&format!("--nofile={}:1024", open + 7));
+    let policies = cluster::a();
+    let send = |backend| {
+        let mut stream = daemon.connect();
+        wire::send_bundle(&mut stream, &cluster::compiled_for(&policies, &[backend])).unwrap();
+        wire::receive::<FromLoader>(&mut stream).unwrap().unwrap()
+    };
+    let FromLoader::Failed { message } = send(Backend::Ebpf) else { panic!("it was taken") };
+    assert!(message.contains("not ebpf: the kernel refused map"), "{message}");
+    limit("--nofile=1024");
+    let now = usable();
+    assert!(now.contains(r#""usable":["nftables""#) && now.contains("the kernel refused map"), "{now}");
+    assert!(matches!(send(Backend::Nftables), FromLoader::Done { .. }), "{}", daemon.log());
+    assert!(status(&daemon)["backend"] == "nftables", "{}", daemon.log());
 }
 
 /// The pins of the version in force in a network namespace.
