@@ -29,12 +29,14 @@ use crate::program;
 use answers::{Answers, Known};
 use compiled::Code;
 use maps::Maps;
+use netpolc_bundle::bpf::Pair;
 use netpolc_ir::addr::{Family, bits};
 use netpolc_ir::bitset::BitSet;
 use netpolc_ir::ports::Protocol;
 use netpolc_ir::proof::{Artifact, Atoms, Bounds, Conn, Constants, Kind, Packet};
 use netpolc_ir::unit::{Direction, Flow, Verdict};
 use packet::{Case, Entry, Kernel};
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -77,16 +79,26 @@ pub struct Counted {
 /// A number that no pod has.
 const NOBODY: u32 = layout::SHARED - 1;
 
-/// An artifact that can be asked about packets.
+/// A program that is linked with the stand-in kernel.
 #[derive(Debug)]
-pub struct Machine {
+struct Linked {
     established: Established,
     slots: Vec<Option<Insn>>,
     /// The instructions as machine code; without it they are interpreted.
     code: Option<Arc<Code>>,
-    maps: Maps,
-    /// Whether the program is the one that this version emits.
+    /// Whether it is the one that this version emits.
     known: bool,
+}
+
+/// An artifact that can be asked about packets.
+#[derive(Debug)]
+pub struct Machine {
+    program: Linked,
+    /// Another program that asks the same maps: it is asked the same.
+    twin: Option<Linked>,
+    /// The first packet that the other one judges otherwise.
+    apart: Cell<Option<Packet>>,
+    maps: Maps,
     answers: Answers,
 }
 
@@ -115,31 +127,45 @@ impl Machine {
     /// # Errors
     /// If the program reads a field that the stand-in lacks: none that passes the decoder.
     pub fn new(artifact: &Decoded) -> Result<Machine, LinkError> {
-        let established = artifact.established;
-        let slots = link(&artifact.program)?;
-        let known = known_program(established, &artifact.program);
+        let program = Linked::new(artifact)?;
         let mut maps = Maps::new(&artifact.shapes);
         for entry in artifact.contents.entries() {
             maps.insert(entry.map, &entry.key, &entry.value);
         }
-        Ok(Machine {
-            established,
-            code: compiled::code(&slots),
-            slots,
-            maps,
-            known,
-            answers: Answers::default(),
-        })
+        Ok(Machine { program, twin: None, apart: Cell::new(None), maps, answers: Answers::default() })
+    }
+
+    /// Both programs of a bundle as one machine: the one that cuts answers, and each time that it runs, the other one runs
+    /// too. They must agree ([`Machine::apart`]). So what is proven of one is proven of both, for the price of little more than one: what
+    /// the first cannot tell apart, the second cannot either. `None` if they have other maps, or are not those that this version
+    /// emits: then each must be asked by itself.
+    ///
+    /// # Errors
+    /// As [`Machine::new`].
+    pub fn of_both(pair: &Pair) -> Result<Option<Machine>, LinkError> {
+        let Pair { cut, keep } = pair;
+        let order = (cut.established, keep.established) == (Established::Cut, Established::Keep);
+        if !order || cut.shapes != keep.shapes || cut.contents != keep.contents {
+            return Ok(None);
+        }
+        let (machine, twin) = (Machine::new(cut)?, Linked::new(keep)?);
+        let known = machine.program.known && twin.known;
+        Ok(known.then_some(Machine { twin: Some(twin), ..machine }))
+    }
+
+    /// Of two programs that are asked the same, the first packet on which they did not agree.
+    pub fn apart(&self) -> Option<Packet> {
+        self.apart.get()
     }
 
     /// From here on instructions are interpreted one by one: slower, and independent of the compiler.
     pub fn interpret(&mut self) {
-        self.code = None;
+        self.program.code = None;
     }
 
     /// Whether instructions run as machine code, and are not interpreted.
     pub fn is_compiled(&self) -> bool {
-        self.code.is_some()
+        self.program.code.is_some()
     }
 
     /// Puts an entry into a map, over the one that is there. Keys and values of a wrong size, and keys beyond the end
@@ -155,23 +181,11 @@ impl Machine {
         self.maps.remove(map, key);
     }
 
-    fn outcome(&self, kernel: &Kernel) -> Result<Outcome, Fault> {
-        match &self.code {
-            Some(code) => code.run(&self.maps, kernel),
-            None => interpreter::run(&self.slots, &self.maps, kernel),
-        }
-    }
-
-    /// What the program does with a packet that the stand-in kernel describes; a fault drops.
-    fn verdict(&self, case: &Case) -> Verdict {
-        verdict(self.outcome(&Kernel::new(case))).unwrap_or(Verdict::Deny)
-    }
-
     /// Every run that it takes to decide about a packet, in order.
     pub fn outcomes(&self, packet: &Packet) -> Vec<Result<Outcome, Fault>> {
         let mut outcomes = Vec::new();
-        self.judge(packet, |case| {
-            let outcome = self.outcome(&Kernel::new(case));
+        self.judge(self.program.established, packet, |case| {
+            let outcome = self.program.outcome(&self.maps, &Kernel::new(case));
             outcomes.push(outcome);
             verdict(outcome).unwrap_or(Verdict::Deny)
         });
@@ -190,8 +204,18 @@ impl Machine {
         }
     }
 
+    /// What one of the programs does with a packet.
+    fn judged_by(&self, program: &Linked, packet: &Packet) -> Verdict {
+        self.judge(program.established, packet, |case| program.verdict(&self.maps, case))
+    }
+
     /// The verdict on a packet, from those on the cases that it stands for.
-    fn judge(&self, packet: &Packet, mut verdict: impl FnMut(&Case) -> Verdict) -> Verdict {
+    fn judge(
+        &self,
+        established: Established,
+        packet: &Packet,
+        mut verdict: impl FnMut(&Case) -> Verdict,
+    ) -> Verdict {
         let flow = packet.flow;
         let case = self.opening(flow);
         let interface = match packet {
@@ -200,8 +224,8 @@ impl Machine {
             _ => case.interface,
         };
         match packet.conn {
-            Conn::Established => self.established(flow, [0, 3], verdict),
-            Conn::Related => self.established(flow, [1, 4], verdict),
+            Conn::Established => self.established(established, flow, [0, 3], verdict),
+            Conn::Related => self.established(established, flow, [1, 4], verdict),
             Conn::Untracked => {
                 // Unable to track it, and told not to.
                 let nfct = [0, u64::from(program::IP_CT_UNTRACKED as u32)];
@@ -233,6 +257,7 @@ impl Machine {
     /// `cut` they get the verdict of the packet that opened the connection, which either end may have sent.
     fn established(
         &self,
+        established: Established,
         flow: Flow,
         states: [u64; 2],
         mut verdict: impl FnMut(&Case) -> Verdict,
@@ -242,7 +267,7 @@ impl Machine {
         for (original, state) in [(flow, states[0]), (back, states[1])] {
             let entry = Entry::Connection { state, begun: false };
             let actual = verdict(&Case { flow: original, entry, interface: None, icmp_type: 0, hops: 63 });
-            let wanted = match self.established {
+            let wanted = match established {
                 Established::Keep => Verdict::Allow,
                 Established::Cut => verdict(&self.opening(original)),
             };
@@ -252,7 +277,14 @@ impl Machine {
     }
 
     /// Whether a packet of a kind passes between an address and a peer.
-    fn passes(&self, local: IpAddr, peer: IpAddr, direction: Direction, kind: Kind, cell: Cell) -> bool {
+    fn passes(
+        &self,
+        local: IpAddr,
+        peer: IpAddr,
+        direction: Direction,
+        kind: Kind,
+        cell: ProtocolPort,
+    ) -> bool {
         let (src, dst) = match direction {
             Direction::Ingress => (peer, local),
             Direction::Egress => (local, peer),
@@ -263,7 +295,7 @@ impl Machine {
 }
 
 /// A protocol and a port.
-type Cell = (Protocol, u16);
+type ProtocolPort = (Protocol, u16);
 
 /// The verdict of a run.
 fn verdict(outcome: Result<Outcome, Fault>) -> Result<Verdict, Fault> {
@@ -271,6 +303,27 @@ fn verdict(outcome: Result<Outcome, Fault>) -> Result<Verdict, Fault> {
         program::NF_ACCEPT => Ok(Verdict::Allow),
         program::NF_DROP => Ok(Verdict::Deny),
         other => Err(Fault::Verdict(other)),
+    }
+}
+
+impl Linked {
+    fn new(artifact: &Decoded) -> Result<Linked, LinkError> {
+        let Decoded { established, program, .. } = artifact;
+        let slots = link(program)?;
+        let known = known_program(*established, program);
+        Ok(Linked { established: *established, code: compiled::code(&slots), slots, known })
+    }
+
+    fn outcome(&self, maps: &Maps, kernel: &Kernel) -> Result<Outcome, Fault> {
+        match &self.code {
+            Some(code) => code.run(maps, kernel),
+            None => interpreter::run(&self.slots, maps, kernel),
+        }
+    }
+
+    /// What it does with a packet that the stand-in kernel describes; a fault drops.
+    fn verdict(&self, maps: &Maps, case: &Case) -> Verdict {
+        verdict(self.outcome(maps, &Kernel::new(case))).unwrap_or(Verdict::Deny)
     }
 }
 
@@ -299,7 +352,7 @@ impl Artifact for Machine {
     }
 
     fn begin(&mut self, atoms: &Atoms) {
-        self.answers = if self.known { Answers::new(&self.maps, atoms) } else { Answers::default() };
+        self.answers = if self.program.known { Answers::new(&self.maps, atoms) } else { Answers::default() };
     }
 
     fn permitted(
@@ -336,11 +389,18 @@ impl Artifact for Machine {
 
     /// Any other program may do with an address what it likes.
     fn goes_by_atoms(&self) -> bool {
-        self.known
+        self.program.known
     }
 
     fn decide(&self, packet: &Packet) -> Verdict {
-        self.judge(packet, |case| self.verdict(case))
+        let verdict = self.judged_by(&self.program, packet);
+        if let Some(twin) = &self.twin
+            && self.apart.get().is_none()
+            && self.judged_by(twin, packet) != verdict
+        {
+            self.apart.set(Some(*packet));
+        }
+        verdict
     }
 
     fn decide_alike(&mut self, packet: &Packet) -> Verdict {

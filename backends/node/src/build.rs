@@ -186,7 +186,7 @@ impl<'c> NodeBuilder<'c> {
         with_helpers(self.model, node, self.threads, |helpers| {
             let read = bundle.read_back().map_err(|e| e.to_string())?;
             helpers.prove(read, &self.reference).map_err(|unproven| match unproven {
-                Unproven::Machine(error) => error.to_string(),
+                other @ (Unproven::Machine(_) | Unproven::Apart(..)) => other.to_string(),
                 Unproven::Otherwise(artifact, witness) => {
                     format!("node {node}: {}: {witness}", artifact.backend())
                 }

@@ -1,6 +1,6 @@
 //! The artifacts of a bundle, read back and ready to be asked.
 
-use netpolc_bundle::bpf::object;
+use netpolc_bundle::bpf::{Pair, object};
 use netpolc_bundle::{Artifact, Backend, Bundle, BundleError, ReadBack, ipt, nft};
 use netpolc_ir::proof;
 use std::sync::Arc;
@@ -25,6 +25,12 @@ pub(crate) type Machine = Box<dyn proof::Artifact>;
 pub(crate) fn ebpf(object: &object::Artifact) -> Result<Machine, MachinesError> {
     let machine = netpolc_ebpf::machine::Machine::new(object);
     Ok(Box::new(machine.map_err(|e| MachinesError::Artifact(Artifact::Ebpf, e.to_string()))?))
+}
+
+/// Both programs at once, if they are those that this version emits.
+pub(crate) fn both_of_ebpf(pair: &Pair) -> Result<Option<netpolc_ebpf::machine::Machine>, MachinesError> {
+    let machine = netpolc_ebpf::machine::Machine::of_both(pair);
+    machine.map_err(|e| MachinesError::Artifact(Artifact::Ebpf, e.to_string()))
 }
 
 pub(crate) fn nftables(ruleset: impl Into<Arc<nft::Ruleset>>) -> Machine {

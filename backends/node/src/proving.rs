@@ -1,11 +1,11 @@
 //! The proof of all artifacts of a bundle, by one thread or by several.
 
-use crate::machines::{MachinesError, ebpf, iptables, nftables};
-use netpolc_bundle::bpf::object;
+use crate::machines::{MachinesError, both_of_ebpf, ebpf, iptables, nftables};
+use netpolc_bundle::bpf::Pair;
 use netpolc_bundle::{Artifact, ReadBack, ipt, nft};
 use netpolc_frontend::model::Model;
 use netpolc_frontend::reference::SetReference;
-use netpolc_ir::proof::{Proof, Reference, Share, Witness, prove_share};
+use netpolc_ir::proof::{self, Packet, Proof, Reference, Share, Witness, prove_share};
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,12 +22,16 @@ pub(crate) enum Unproven {
     /// This packet is judged otherwise than the policies say.
     #[error("{0:?} does not say what the policies say: {1}")]
     Otherwise(Artifact, Box<Witness>),
+    /// The two programs of an artifact judge this packet differently, though they should not.
+    #[error("the two programs of {0:?} do not judge alike: {1}")]
+    Apart(Artifact, Packet),
 }
 
 /// Rules that several threads can make machines of; the machines themselves stay with a thread.
 #[derive(Clone)]
 enum Rules {
-    Ebpf(Arc<object::Artifact>),
+    /// Both programs.
+    Ebpf(Arc<Pair>),
     Nftables(Arc<nft::Ruleset>),
     Iptables(Arc<ipt::Ruleset>),
 }
@@ -42,22 +46,32 @@ struct Part {
 impl Part {
     fn prove(self, reference: &dyn Reference, node: &str) -> Result<(Artifact, Proof), Unproven> {
         let Part { artifact, rules, share } = self;
-        let mut machine = match rules {
-            Rules::Ebpf(object) => ebpf(&object)?,
-            Rules::Nftables(ruleset) => nftables(ruleset),
-            Rules::Iptables(ruleset) => iptables(artifact, ruleset)?,
+        let prove = |machine: &mut dyn proof::Artifact| {
+            let proof = prove_share(reference, machine, node, share);
+            proof.map_err(|witness| Unproven::Otherwise(artifact, witness))
         };
-        let proof = prove_share(reference, machine.as_mut(), node, share);
-        Ok((artifact, proof.map_err(|witness| Unproven::Otherwise(artifact, witness))?))
+        let proof = match rules {
+            Rules::Ebpf(pair) => match both_of_ebpf(&pair)? {
+                Some(mut machine) => {
+                    let proof = prove(&mut machine)?;
+                    machine.apart().map_or(Ok(proof), |packet| Err(Unproven::Apart(artifact, packet)))
+                }
+                None => {
+                    prove(ebpf(&pair.cut)?.as_mut())?;
+                    prove(ebpf(&pair.keep)?.as_mut())
+                }
+            },
+            Rules::Nftables(ruleset) => prove(nftables(ruleset).as_mut()),
+            Rules::Iptables(ruleset) => prove(iptables(artifact, ruleset)?.as_mut()),
+        };
+        Ok((artifact, proof?))
     }
 }
 
-/// Everything in so many parts of each program or ruleset.
+/// Everything in so many parts of each artifact.
 fn split(read: ReadBack, of: usize) -> Vec<Part> {
     let mut all = Vec::new();
-    for object in read.ebpf.into_iter().flat_map(|pair| [pair.cut, pair.keep]) {
-        all.push((Artifact::Ebpf, Rules::Ebpf(Arc::new(object))));
-    }
+    all.extend(read.ebpf.map(|pair| (Artifact::Ebpf, Rules::Ebpf(Arc::new(pair)))));
     all.extend(read.nftables.map(|ruleset| (Artifact::Nftables, Rules::Nftables(Arc::new(ruleset)))));
     let both = [(Artifact::Iptables, read.iptables), (Artifact::IptablesPlain, read.iptables_plain)];
     for (artifact, ruleset) in both {
@@ -145,10 +159,8 @@ impl Helpers<'_> {
             let (artifact, proof) = proven?;
             whole.entry(number / threads).or_insert((artifact, Proof::default())).1 += proof;
         }
-        // The figures of an artifact with two programs are those of the last one.
-        let proofs = whole.into_values().collect();
         // A thread that panicked has told nothing, and ends the scope.
-        Ok(proofs)
+        Ok(whole.into_values().collect())
     }
 }
 

@@ -15,7 +15,7 @@
 
 use super::constants::{has, sets, starts};
 use super::maps::Maps;
-use super::{Cell, Machine, NOBODY};
+use super::{Machine, NOBODY, ProtocolPort};
 use crate::contents::Established;
 use crate::layout::{self, Map, Ports};
 use netpolc_ir::addr::bits;
@@ -110,7 +110,7 @@ impl Pairs {
     }
 
     /// For each row of two ends, whether a port is in the set that it names.
-    fn holds(&self, maps: &Maps, ends: &Ends, (protocol, port): Cell) -> [bool; 4] {
+    fn holds(&self, maps: &Maps, ends: &Ends, (protocol, port): ProtocolPort) -> [bool; 4] {
         let Protocol::Transport(transport) = protocol else { return [false; 4] };
         ends.rows.map(|row| {
             let sets = row.checked_sub(Pairs::FIRST).and_then(|place| self.sets.get(place as usize));
@@ -289,12 +289,12 @@ impl Answers {
         local: IpAddr,
         direction: Direction,
         kind: Kind,
-        cell: Cell,
+        cell: ProtocolPort,
     ) -> Option<BitSet> {
         if self.atoms.len() != atoms.len() || atoms.is_empty() {
             return None;
         }
-        let way = way(direction, kind, machine.established);
+        let way = way(direction, kind, machine.program.established);
         let own = Known::of(&machine.maps, local);
         let own = if way.1 { own } else { own.isolated() };
         let number = self.cell(cell);
@@ -427,7 +427,7 @@ impl Answers {
     }
 
     /// The number of a protocol and port; equal for those that the program cannot tell apart.
-    fn cell(&mut self, (protocol, port): Cell) -> u32 {
+    fn cell(&mut self, (protocol, port): ProtocolPort) -> u32 {
         let name = (protocol.number(), port);
         if let Some(number) = self.cell_of.get(&name) {
             return *number;

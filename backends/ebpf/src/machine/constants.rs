@@ -32,8 +32,8 @@ pub(super) fn addresses(machine: &Machine, family: Family) -> Constants {
             constants.ranges.insert((cidr.first(), cidr.last()));
         }
     }
-    if !machine.known && family == Family::V4 {
-        let imms = immediates(&machine.slots);
+    if !machine.program.known && family == Family::V4 {
+        let imms = immediates(&machine.program.slots);
         let addrs = imms.iter().flat_map(|i| [*i as u32, (*i as u32).swap_bytes()]);
         constants.sets.extend(addrs.map(|a| vec![u128::from(a)]));
     }
@@ -44,7 +44,7 @@ pub(super) fn addresses(machine: &Machine, family: Family) -> Constants {
 /// anywhere, and compare with whatever it has as a constant.
 pub(super) fn ports(machine: &Machine) -> Bounds {
     let mut bounds = Bounds::default();
-    if machine.known {
+    if machine.program.known {
         bounds.ports = Transport::ALL.map(|transport| {
             let (ones, bitmaps) = sets(&machine.maps, transport);
             let bitmaps = bitmaps.iter().filter_map(|key| machine.maps.get(Map::Ports, key)).flat_map(starts);
@@ -59,7 +59,7 @@ pub(super) fn ports(machine: &Machine) -> Bounds {
     let stretches = machine.maps.values(Map::Ports).flat_map(starts);
     let mut all: BTreeSet<u16> =
         stretches.flat_map(|first| [0, 1, 2, 4, 8].map(|more| first.saturating_add(more))).collect();
-    for imm in immediates(&machine.slots) {
+    for imm in immediates(&machine.program.slots) {
         let port = u16::try_from(imm).ok();
         let ports = port.into_iter().flat_map(|p| [p, p.swap_bytes()]);
         all.extend(ports.flat_map(|p| [p, p.saturating_add(1)]));

@@ -1,13 +1,13 @@
 use super::*;
 use crate::contents::{Contents, Pair, Pod};
 use crate::emit::emit;
-use crate::insn::Operand;
+use crate::insn::{AluOp, Operand, Reg};
 use std::collections::BTreeMap;
 
 /// Two pods of the node: 10.0.0.1 is isolated and takes TCP port 80 from 10.0.0.2.
-fn machine(established: Established) -> Machine {
+fn contents() -> Contents {
     let ip = |text: &str| -> IpAddr { text.parse().unwrap() };
-    let contents = Contents {
+    Contents {
         columns: 2,
         rows: vec!["ingress test".into()],
         pods: BTreeMap::from([
@@ -17,7 +17,11 @@ fn machine(established: Established) -> Machine {
         blocks: BTreeMap::new(),
         pairs: BTreeMap::from([((1, 1), Pair { ports: [2, 0, 0], other: 0 })]),
         ports: vec![vec![(80, 80)]],
-    };
+    }
+}
+
+fn machine(established: Established) -> Machine {
+    let contents = contents();
     load(&emit(&contents, established).unwrap(), &contents.text()).unwrap()
 }
 
@@ -33,6 +37,41 @@ fn what_a_pair_says() {
     assert_eq!(verdict("10.0.0.2", 81), Verdict::Deny);
     assert_eq!(verdict("10.0.0.3", 80), Verdict::Deny);
     assert_eq!(verdict("10.0.0.1", 81), Verdict::Allow);
+}
+
+/// Two programs that are asked the same: where one does otherwise, that is noticed, whatever the other one says.
+#[test]
+fn programs_that_do_not_agree() {
+    let decoded = |established| {
+        let contents = contents();
+        crate::decode::decode(&emit(&contents, established).unwrap(), &contents.text()).unwrap()
+    };
+    let pair =
+        || netpolc_bundle::bpf::Pair { cut: decoded(Established::Cut), keep: decoded(Established::Keep) };
+    let packets = [80, 81].map(|port| Packet::opening(flow("10.0.0.2", port)));
+    let asked = |machine: &Machine| packets.map(|packet| machine.decide(&packet));
+    let machine = Machine::of_both(&pair()).unwrap().unwrap();
+    assert_eq!((asked(&machine), machine.apart()), ([Verdict::Allow, Verdict::Deny], None));
+    // The twin lets pass what it should drop.
+    let mut machine = Machine::of_both(&pair()).unwrap().unwrap();
+    let twin = machine.twin.as_mut().unwrap();
+    for slot in twin.slots.iter_mut().flatten() {
+        if let Insn::Alu { op: AluOp::Mov, dst: Reg::R0, src: Operand::Imm(0) } = slot {
+            *slot = Insn::Alu { op: AluOp::Mov, dst: Reg::R0, src: Operand::Imm(1) };
+        }
+    }
+    twin.code = None;
+    assert_eq!((asked(&machine), machine.apart()), ([Verdict::Allow, Verdict::Deny], Some(packets[1])));
+    // Other contents, another order, another program: each must be asked by itself.
+    let mut other = pair();
+    other.keep.contents.pods.clear();
+    let turned =
+        netpolc_bundle::bpf::Pair { cut: decoded(Established::Keep), keep: decoded(Established::Cut) };
+    let mut unknown = pair();
+    unknown.keep.program.slots.push(None);
+    for pair in [other, turned, unknown] {
+        assert!(Machine::of_both(&pair).unwrap().is_none());
+    }
 }
 
 /// The numbers of sets of ports at the bounds of their kinds; those that no set has are no port.
@@ -69,7 +108,9 @@ fn sets_of_ports_by_number() {
 #[test]
 fn interfaces() {
     let machine = machine(Established::Cut);
-    let from = |src: &str, interface| machine.verdict(&Case { interface, ..machine.opening(flow(src, 80)) });
+    let from = |src: &str, interface| {
+        machine.program.verdict(&machine.maps, &Case { interface, ..machine.opening(flow(src, 80)) })
+    };
     assert_eq!(from("10.0.0.2", Some(2)), Verdict::Allow);
     assert_eq!(from("10.0.0.2", Some(layout::SHARED)), Verdict::Allow);
     assert_eq!(from("10.0.0.2", Some(1)), Verdict::Deny);
@@ -80,7 +121,7 @@ fn interfaces() {
             dst: "10.0.0.2".parse().unwrap(),
             ..flow("10.0.0.2", 80)
         };
-        machine.verdict(&Case { interface, ..machine.opening(flow) })
+        machine.program.verdict(&machine.maps, &Case { interface, ..machine.opening(flow) })
     };
     assert_eq!(outwards(None), Verdict::Allow);
     assert_eq!(outwards(Some(layout::SHARED)), Verdict::Deny);
@@ -94,7 +135,7 @@ fn denied_connections() {
         for state in [0, 1, 3, 4] {
             let entry = Entry::Connection { state, begun: false };
             let case = Case { entry, ..machine.opening(flow("10.0.0.2", 81)) };
-            assert_eq!(machine.verdict(&case), wanted, "{established:?} {state}");
+            assert_eq!(machine.program.verdict(&machine.maps, &case), wanted, "{established:?} {state}");
             let mut kernel = Kernel::new(&case);
             kernel.expect();
             let expected = Outcome { result: program::NF_ACCEPT, counted: None };
@@ -110,7 +151,7 @@ fn denied_connections() {
 const COUNTED: Option<Counted> = Some(Counted { key: 1, amount: 1 });
 
 fn outcome(machine: &Machine, kernel: &Kernel) -> Outcome {
-    interpreter::run(&machine.slots, &machine.maps, kernel).unwrap()
+    interpreter::run(&machine.program.slots, &machine.maps, kernel).unwrap()
 }
 
 /// What a row denies is counted with the pair; what is dropped for another reason is not, nor what passes.
