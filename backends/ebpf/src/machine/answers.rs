@@ -13,11 +13,15 @@
 //! packets get the same whichever end began. One run answers for all packets that are alike in this way; which program it is has been compared instruction
 //! by instruction.
 
+mod ends;
+
+pub(super) use ends::Known;
+
 use super::constants::{has, sets, starts};
 use super::maps::Maps;
 use super::{Machine, NOBODY, ProtocolPort};
-use crate::contents::Established;
-use crate::layout::{self, Map, Ports};
+use crate::layout::{Map, Ports};
+use ends::{Class, Ends, Pairs, Way, way, word};
 use netpolc_ir::addr::bits;
 use netpolc_ir::bitset::BitSet;
 use netpolc_ir::ports::{Protocol, Transport};
@@ -28,137 +32,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::rc::Rc;
 
-/// What the maps know about an address: column, ingress row, egress row; and apart from that the pod.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Known {
-    pub(super) judged: [u32; 3],
-    pub(super) pod: u32,
-}
-
-impl Known {
-    pub(super) fn of(maps: &Maps, addr: IpAddr) -> Known {
-        if let Some(value) = maps.get(Map::of_pod(addr), &layout::pod_key(addr)) {
-            return Known { judged: [word(value, 0), word(value, 1), word(value, 2)], pod: word(value, 3) };
-        }
-        let column = maps.get(Map::Blocks, &layout::address_key(addr)).map_or(0, |value| word(value, 0));
-        Known { judged: [column, 0, 0], pod: 0 }
-    }
-
-    /// The pod alone, which only the maps of pods know; 0 = none of this node's.
-    pub(super) fn pod_of(maps: &Maps, addr: IpAddr) -> u32 {
-        maps.get(Map::of_pod(addr), &layout::pod_key(addr)).map_or(0, |value| word(value, 3))
-    }
-
-    /// What is asked where it does not matter what rows allow.
-    fn isolated(self) -> Known {
-        let [_, ingress, egress] = self.judged;
-        Known { judged: [0, ingress.min(1), egress.min(1)], ..self }
-    }
-
-    /// Everything but which pod of this node it is, if it is one.
-    fn class(self) -> Class {
-        (self.judged, self.pod != 0)
-    }
-}
-
-/// A word of a value; 0 where there is none.
-fn word(value: &[u8], i: usize) -> u32 {
-    value.get(i * 4..i * 4 + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes)
-}
-
-/// What the program can tell about an end, other than which pod of this node it is.
-type Class = ([u32; 3], bool);
-
-/// Two ends that are different pods, as far as the program tells such ends apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Ends {
-    /// What the rows of the two ends, egress and ingress of each, say of the other end: 0 if there is no such row, else a
-    /// number of what `pairs` has, or 1 where that does not matter.
-    rows: [u32; 4],
-    /// Whether they are pods of this node.
-    pods: [bool; 2],
-}
-
-/// Values of `pairs` by number: those that are found have numbers from [`Pairs::FIRST`] on.
-#[derive(Debug, Default)]
-struct Pairs {
-    numbers: FxHashMap<Vec<u8>, u32>,
-    /// The sets of TCP, UDP and SCTP ports of each.
-    sets: Vec<[u32; 3]>,
-}
-
-impl Pairs {
-    /// There is no entry at this sum.
-    const NOTHING: u32 = 2;
-    /// The number of the first value that was found.
-    const FIRST: u32 = 3;
-
-    /// What a row says of a column.
-    fn of(&mut self, maps: &Maps, row: u32, column: u32) -> u32 {
-        if row == 0 {
-            return 0;
-        }
-        let key = row.wrapping_add(column).wrapping_sub(1).to_le_bytes();
-        let Some(value) = maps.get(Map::Pairs, &key) else { return Pairs::NOTHING };
-        if let Some(number) = self.numbers.get(value) {
-            return *number;
-        }
-        let number = Pairs::FIRST + self.sets.len() as u32;
-        self.numbers.insert(value.to_vec(), number);
-        self.sets.push([0, 1, 2].map(|transport| word(value, transport)));
-        number
-    }
-
-    /// For each row of two ends, whether a port is in the set that it names.
-    fn holds(&self, maps: &Maps, ends: &Ends, (protocol, port): ProtocolPort) -> [bool; 4] {
-        let Protocol::Transport(transport) = protocol else { return [false; 4] };
-        ends.rows.map(|row| {
-            let sets = row.checked_sub(Pairs::FIRST).and_then(|place| self.sets.get(place as usize));
-            match Ports::of(sets.map_or(0, |sets| sets[transport as usize])) {
-                Ports::None | Ports::All => false,
-                Ports::One(only) => only == port,
-                Ports::Bitmap(key) => {
-                    maps.get(Map::Ports, &key.to_le_bytes()).is_some_and(|bitmap| has(bitmap, port))
-                }
-            }
-        })
-    }
-
-    /// The first end sends, or, if packets go both ways, either does.
-    fn ends(&mut self, maps: &Maps, [src, dst]: [Known; 2], (direction, matter): Way) -> Ends {
-        let ([src_column, src_in, src_out], [dst_column, dst_in, dst_out]) = (src.judged, dst.judged);
-        let mut asked = |row: u32, column| match matter {
-            true => self.of(maps, row, column),
-            false => row.min(1),
-        };
-        let there = [asked(src_out, dst_column), asked(dst_in, src_column)];
-        let back = match direction {
-            Some(_) => [dst_out.min(1), src_in.min(1)],
-            None => [asked(dst_out, src_column), asked(src_in, dst_column)],
-        };
-        Ends { rows: [there[0], there[1], back[0], back[1]], pods: [src.pod != 0, dst.pod != 0] }
-    }
-}
-
-/// How packets of a kind go: from the peer, to the peer, or both ways in one question; and whether it matters what rows
-/// allow, or only whether there are any.
-type Way = (Option<Direction>, bool);
-
-fn way(direction: Direction, kind: Kind, established: Established) -> Way {
-    match kind {
-        Kind::Established => (None, established == Established::Cut),
-        Kind::Opening | Kind::Asymmetric | Kind::NeighbourDiscovery => (Some(direction), true),
-        Kind::Spoofed
-        | Kind::MidStream
-        | Kind::MidStreamAsymmetric
-        | Kind::MidStreamSpoofed
-        | Kind::Untracked
-        | Kind::UntrackedMidStream
-        | Kind::UntrackedAsymmetric
-        | Kind::UntrackedSpoofed => (Some(direction), false),
-    }
-}
-
 /// Peers of an address that the program cannot tell apart, unless one of them is the same pod as the address.
 #[derive(Debug)]
 struct Alike {
@@ -166,6 +39,12 @@ struct Alike {
     ends: u32,
     atoms: Vec<usize>,
     bits: BitSet,
+}
+
+impl Alike {
+    fn none(ends: u32, atoms: usize) -> Alike {
+        Alike { ends, atoms: Vec::new(), bits: BitSet::empty(atoms) }
+    }
 }
 
 /// A question about all peers, but for which pod the address belongs to.
@@ -185,6 +64,8 @@ struct Answer {
 pub(super) struct Answers {
     /// For each atom, what the maps know about its representative.
     atoms: Vec<Known>,
+    /// All atoms, by what the program can tell about them.
+    classes: Vec<(Class, Alike)>,
     /// For each pod of this node, the atoms that one of its addresses stands for.
     atoms_of_pod: FxHashMap<u32, Vec<usize>>,
     /// For what addresses there are, their peers; together all atoms.
@@ -278,7 +159,17 @@ impl Answers {
         for (atom, known) in known.iter().enumerate().filter(|(_, known)| known.pod != 0) {
             atoms_of_pod.entry(known.pod).or_default().push(atom);
         }
-        Answers { atoms: known, atoms_of_pod, ports, ..Answers::default() }
+        let mut classes: Vec<(Class, Alike)> = Vec::new();
+        let mut places: FxHashMap<Class, usize> = FxHashMap::default();
+        for (atom, class) in known.iter().map(|known| known.class()).enumerate() {
+            let place = *places.entry(class).or_insert(classes.len());
+            if place == classes.len() {
+                classes.push((class, Alike::none(u32::MAX, known.len())));
+            }
+            classes[place].1.atoms.push(atom);
+            classes[place].1.bits.insert(atom);
+        }
+        Answers { atoms: known, classes, atoms_of_pod, ports, ..Answers::default() }
     }
 
     /// Which atoms may exchange packets of a kind with an address; `None` if there are no answers for these atoms.
@@ -401,7 +292,9 @@ impl Answers {
         let mut found: Vec<Alike> = Vec::new();
         let mut places: FxHashMap<u32, usize> = FxHashMap::default();
         let (direction, matter) = way;
-        for (atom, &known) in self.atoms.iter().enumerate() {
+        for &((judged, local), ref class) in &self.classes {
+            // Which pod it is does not matter to the ends.
+            let known = Known { judged, pod: u32::from(local) };
             let known = if matter { known } else { known.isolated() };
             let both = match direction {
                 Some(Direction::Ingress) => [known, own],
@@ -418,10 +311,10 @@ impl Answers {
             let ends = number;
             let place = *places.entry(ends).or_insert(found.len());
             if place == found.len() {
-                found.push(Alike { ends, atoms: Vec::new(), bits: BitSet::empty(self.atoms.len()) });
+                found.push(Alike::none(ends, self.atoms.len()));
             }
-            found[place].atoms.push(atom);
-            found[place].bits.insert(atom);
+            found[place].atoms.extend(&class.atoms);
+            found[place].bits.or_with(&class.bits);
         }
         found
     }

@@ -8,7 +8,7 @@ mod program;
 mod reach;
 mod side;
 
-use super::{Value, key_has, port_value};
+use super::{Value, find_element, key_has, port_value};
 use netpolc_bundle::nft::run::mask;
 use netpolc_bundle::nft::{Elements, Family, Field, Key, Set, Table, Verdict};
 use netpolc_ir::addr::{self, bits};
@@ -173,9 +173,14 @@ impl Walk<'_> {
             if state.is_empty() {
                 break;
             }
+            if rule.matches.iter().any(|(condition, set)| self.holds(condition, *set) == Some(false)) {
+                continue;
+            }
             let mut matched = state.clone();
             for (condition, set) in &rule.matches {
-                self.condition(condition, *set, &mut matched)?;
+                if self.holds(condition, *set).is_none() {
+                    self.condition(condition, *set, &mut matched)?;
+                }
             }
             if matched.is_empty() {
                 continue;
@@ -318,6 +323,14 @@ impl Walk<'_> {
         if let Some(found) = key.and_then(|k| self.run.members.get(&k)) {
             return Ok(found.clone());
         }
+        if let Some(values) = sides.iter().map(Side::known).collect::<Option<Vec<Value>>>() {
+            let all = find_element(set, &values).is_some();
+            return Ok(Rc::new(if all {
+                BitSet::full(self.atoms.len())
+            } else {
+                BitSet::empty(self.atoms.len())
+            }));
+        }
         let mut bits = BitSet::empty(self.atoms.len());
         match (&set.elements, sides.as_slice()) {
             (Elements::Addrs(addrs), [Side::Axis(None)]) => bits = self.atoms.of_addresses(addrs),
@@ -330,12 +343,16 @@ impl Walk<'_> {
             // Protocol, port and one peer an element: together they cost as much as one.
             (
                 Elements::General(elements),
-                [Side::Known(protocol @ Value::Proto(_)), Side::Known(port), Side::Axis(None)],
+                [Side::Known(Value::Proto(protocol)), Side::Known(Value::Port(port)), Side::Axis(None)],
             ) if !set.interval => {
-                let peers = elements.keys().filter_map(|keys| match keys.as_slice() {
-                    [a, b, Key::Addr(peer, _)] if key_has(a, protocol) && key_has(b, port) => Some(peer),
-                    _ => None,
-                });
+                // Without intervals, those of one protocol and port stand side by side.
+                let with =
+                    |peer| vec![Key::Proto(*protocol), Key::Service(*port, *port), Key::Addr(peer, peer)];
+                let peers =
+                    elements.range(with(0)..=with(u128::MAX)).filter_map(|(keys, _)| match keys.last() {
+                        Some(Key::Addr(peer, _)) => Some(peer),
+                        _ => None,
+                    });
                 bits = self.atoms.of_addresses(peers);
             }
             (Elements::General(elements), sides) => {

@@ -1,47 +1,46 @@
 //! What the conditions of a rule ask of all packets in question at once.
 
 use super::program::SetId;
-use super::{Axis, NeedsFixed, Walk};
+use super::{Axis, Case, NeedsFixed, Walk};
 use netpolc_bundle::nft::{Field, Match};
 use netpolc_ir::bitset::BitSet;
 use netpolc_ir::ports::Protocol;
 use netpolc_ir::proof::{Atoms, Conn, Kind};
 
 impl Walk<'_> {
-    /// Keeps the packets that fulfil a condition.
+    /// Whether a condition holds that is about no address; `None` if it is about one.
+    pub(super) fn holds(&self, condition: &Match, set: Option<SetId>) -> Option<bool> {
+        let Case { protocol, kind, .. } = self.case;
+        Some(match condition {
+            Match::InSet(..) if set.is_none() => false,
+            // The loader fills this set with the interfaces of all pods.
+            Match::InSet(fields, _) if fields == &[Field::Iifname] && kind.spoofed() => true,
+            Match::InSet(..) | Match::Unbound => return None,
+            Match::L4Proto(number) => protocol.number() == *number,
+            Match::NotEstablished => kind.conn() != Conn::Established,
+            Match::NotTracked => kind.conn() == Conn::Untracked,
+            Match::TcpNotSyn => self.begins_nothing(Protocol::TCP),
+            Match::SctpNotInit => self.begins_nothing(Protocol::SCTP),
+            Match::ReversePathFails => kind.spoofed() || kind.asymmetric(),
+            Match::NeighbourDiscovery => kind == Kind::NeighbourDiscovery,
+        })
+    }
+
+    /// Keeps the packets that fulfil a condition about addresses.
     pub(super) fn condition(
         &mut self,
         condition: &Match,
         set: Option<SetId>,
         state: &mut BitSet,
     ) -> Result<(), NeedsFixed> {
-        let possible = match condition {
-            // The loader fills this set with the interfaces of all pods.
-            Match::InSet(fields, _) if fields == &[Field::Iifname] => {
-                if set.is_some() && !self.case.kind.spoofed() {
-                    return self.bound(state, true);
-                }
-                set.is_some()
+        match (condition, set) {
+            (Match::InSet(fields, _), _) if fields == &[Field::Iifname] => return self.bound(state, true),
+            (Match::Unbound, _) => return self.bound(state, false),
+            (Match::InSet(fields, _), Some(set)) => {
+                let members = self.members(fields, set)?;
+                state.and_with(&members);
             }
-            Match::Unbound => return self.bound(state, false),
-            Match::InSet(fields, _) => match set {
-                Some(set) => {
-                    let members = self.members(fields, set)?;
-                    state.and_with(&members);
-                    return Ok(());
-                }
-                None => false,
-            },
-            Match::L4Proto(number) => self.case.protocol.number() == *number,
-            Match::NotEstablished => self.case.kind.conn() != Conn::Established,
-            Match::NotTracked => self.case.kind.conn() == Conn::Untracked,
-            Match::TcpNotSyn => self.begins_nothing(Protocol::TCP),
-            Match::SctpNotInit => self.begins_nothing(Protocol::SCTP),
-            Match::ReversePathFails => self.case.kind.spoofed() || self.case.kind.asymmetric(),
-            Match::NeighbourDiscovery => self.case.kind == Kind::NeighbourDiscovery,
-        };
-        if !possible {
-            *state = BitSet::empty(state.len());
+            _ => {}
         }
         Ok(())
     }
