@@ -81,11 +81,14 @@ impl Machine {
         let ruleset = ruleset.into();
         ipt::check(&ruleset)?;
         let script = Script::new(&ruleset);
-        let part = |family, situation| {
-            let program = Program::new(&ruleset, family, situation);
-            Part { situation, program, run: symbolic::Run::default(), named: None }
-        };
-        let programs = Family::ALL.map(|family| Situation::all().map(|s| part(family, s)).collect());
+        let programs = Family::ALL.map(|family| {
+            let sets = program::sets(&ruleset, family);
+            let part = |situation| {
+                let program = Program::new(&ruleset, family, situation, &sets);
+                Part { situation, program, run: symbolic::Run::default(), named: None }
+            };
+            Situation::all(family).map(part).collect()
+        });
         Ok(Machine { ruleset, script, programs })
     }
 

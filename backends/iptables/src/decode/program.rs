@@ -7,6 +7,7 @@ use super::segments::Segments;
 use netpolc_bundle::ipt::{self, Chains, End, Family, Match, PODIF, Prefix, Ruleset, Set, Table, Target};
 use netpolc_ir::proof::{Conn, Kind};
 use rustc_hash::FxHashMap;
+use std::rc::Rc;
 
 /// A chain, by its place in a program.
 pub(super) type ChainId = usize;
@@ -20,9 +21,10 @@ pub(super) struct Situation {
 
 impl Situation {
     /// All that a family can be asked about.
-    pub(super) fn all() -> impl Iterator<Item = Situation> {
+    pub(super) fn all(family: Family) -> impl Iterator<Item = Situation> {
         let plain = Kind::ALL.into_iter().filter(|kind| *kind != Kind::NeighbourDiscovery);
-        let discovery = (133..=137).map(|t| Situation { kind: Kind::NeighbourDiscovery, icmp6: Some(t) });
+        let types = (133..=137).filter(move |_| family == Family::V6);
+        let discovery = types.map(|t| Situation { kind: Kind::NeighbourDiscovery, icmp6: Some(t) });
         plain.map(|kind| Situation { kind, icmp6: None }).chain(discovery)
     }
 
@@ -84,16 +86,16 @@ pub(super) struct Program {
     /// The entries, in the order in which a packet meets them.
     pub(super) entries: Vec<ChainId>,
     /// For each number of a [`Condition::Addr`], which addresses it is about.
-    pub(super) addrs: Vec<Segments<bool>>,
+    pub(super) addrs: Vec<Rc<Segments<bool>>>,
 }
 
 impl Program {
-    pub(super) fn new(ruleset: &Ruleset, family: Family, situation: Situation) -> Program {
+    /// `sets` are the [`sets`] of the same ruleset and family.
+    pub(super) fn new(ruleset: &Ruleset, family: Family, situation: Situation, sets: &Sets<'_>) -> Program {
         let mut compiler = Compiler::new(family, situation);
-        let sets = ruleset.sets.iter().filter(|(_, set)| set.family == family);
-        for (name, set) in sets {
+        for (name, segments) in sets {
             compiler.set_ids.insert(name, compiler.addrs.len());
-            compiler.addrs.push(set_segments(set, compiler.max));
+            compiler.addrs.push(segments.clone());
         }
         // A packet meets `mangle` first.
         let tables = [Table::Mangle, Table::Filter];
@@ -140,6 +142,16 @@ impl Program {
     }
 }
 
+/// The sets of a family by name, as the addresses that are in them.
+pub(super) type Sets<'r> = Vec<(&'r str, Rc<Segments<bool>>)>;
+
+/// The sets of a ruleset that are of a family: all programs ask the same ones.
+pub(super) fn sets(ruleset: &Ruleset, family: Family) -> Sets<'_> {
+    let max = Prefix { base: 0, len: 0 }.last(family);
+    let ours = ruleset.sets.iter().filter(|(_, set)| set.family == family);
+    ours.map(|(name, set)| (name.as_str(), Rc::new(set_segments(set, max)))).collect()
+}
+
 /// Which addresses are in a set: the longest prefix decides.
 fn set_segments(set: &Set, max: u128) -> Segments<bool> {
     let mut elements: Vec<(&Prefix, &bool)> = set.elements.iter().collect();
@@ -159,7 +171,7 @@ struct Compiler<'r> {
     ids: FxHashMap<(Table, &'r str), ChainId>,
     set_ids: FxHashMap<&'r str, usize>,
     prefix_ids: FxHashMap<Prefix, usize>,
-    addrs: Vec<Segments<bool>>,
+    addrs: Vec<Rc<Segments<bool>>>,
     /// The prefix that a number stands for.
     prefixes: FxHashMap<usize, Prefix>,
 }
@@ -233,7 +245,7 @@ impl<'r> Compiler<'r> {
         let id = self.addrs.len();
         let inside = Segments::constant(true, self.max);
         let all = Segments::constant(false, self.max);
-        self.addrs.push(all.replace(prefix.base, prefix.last(self.family), &inside));
+        self.addrs.push(Rc::new(all.replace(prefix.base, prefix.last(self.family), &inside)));
         self.prefix_ids.insert(prefix, id);
         self.prefixes.insert(id, prefix);
         id
