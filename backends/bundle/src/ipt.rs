@@ -253,8 +253,7 @@ pub enum Match {
     NotTracked,
     /// `-m rpfilter --invert`: the way back to the source is not the interface that the packet came from.
     ReversePathFails,
-    /// `-m addrtype ! --dst-type LOCAL --limit-iface-in`: the destination is no address of the interface that the packet came
-    /// from, so the packet is for somebody else.
+    /// `-m addrtype ! --dst-type LOCAL`: the destination is no address of the node.
     NotLocal,
     /// `-m set --match-set NAME src` or `dst`.
     InSet(End, String),

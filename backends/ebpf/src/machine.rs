@@ -160,7 +160,10 @@ impl Machine {
 
     /// From here on instructions are interpreted one by one: slower, and independent of the compiler.
     pub fn interpret(&mut self) {
-        self.program.code = None;
+        [Some(&mut self.program), self.twin.as_mut()]
+            .into_iter()
+            .flatten()
+            .for_each(|linked| linked.code = None);
     }
 
     /// Whether instructions run as machine code, and are not interpreted.

@@ -6,7 +6,7 @@ use std::fmt;
 
 /// The most rules that a packet of each family meets on its way through `mangle` and `filter`, our entries included. The
 /// rules of [`PODIF`], one for each pod's interface, are not counted: only packets that came from elsewhere than their
-/// source meet them.
+/// source meet them, or have one of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct WorstCase {
     /// New packets of IPv4.

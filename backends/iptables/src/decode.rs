@@ -52,6 +52,8 @@ pub struct Machine {
     script: Script,
     /// For each family and each situation of packets: for sets of packets.
     programs: [Vec<Part>; 2],
+    /// For each family, the atoms that were begun with last, to tell which sources are pods of the node.
+    atoms: [Option<Atoms>; 2],
 }
 
 /// The rules as packets of one situation meet them.
@@ -89,7 +91,7 @@ impl Machine {
             };
             Situation::all(family).map(part).collect()
         });
-        Ok(Machine { ruleset, script, programs })
+        Ok(Machine { ruleset, script, programs, atoms: [None, None] })
     }
 
     /// The atoms whose packets pass in every situation of their kind.
@@ -142,7 +144,8 @@ impl Artifact for Machine {
         Some(Rc::new(bounds))
     }
 
-    fn begin(&mut self, _atoms: &Atoms) {
+    fn begin(&mut self, atoms: &Atoms) {
+        self.atoms[atoms.family() as usize] = Some(atoms.clone());
         self.programs.iter_mut().flatten().for_each(|part| part.run = symbolic::Run::default());
     }
 
@@ -166,10 +169,15 @@ impl Artifact for Machine {
         protocol: Protocol,
         port: u16,
     ) -> Option<BitSet> {
-        Some(self.run(atoms, local, direction, kind, (protocol, port)))
+        // There is none under IPv4, so nobody asks.
+        let asked = self.programs[atoms.family() as usize].iter().any(|part| part.situation.kind == kind);
+        asked.then(|| self.run(atoms, local, direction, kind, (protocol, port)))
     }
 
     fn decide(&self, packet: &Packet) -> Verdict {
-        Verdict::allow_if(self.script.passes(&self.ruleset.sets, &packet::at_forward(packet)))
+        let src = packet.flow.src;
+        let atoms = &self.atoms[addr::Family::of(src) as usize];
+        let local = atoms.as_ref().is_some_and(|atoms| atoms.local(atoms.atom(addr::bits(src))));
+        Verdict::allow_if(self.script.passes(&self.ruleset.sets, &packet::at_forward(packet, local)))
     }
 }

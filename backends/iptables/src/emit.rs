@@ -155,7 +155,7 @@ fn match_text(out: &mut String, family: Family, protocol: Option<u8>, found: &Ma
         Match::Known => write!(out, " -m conntrack --ctstate RELATED,ESTABLISHED"),
         Match::NotTracked => write!(out, " -m conntrack --ctstate INVALID,UNTRACKED"),
         Match::ReversePathFails => write!(out, " -m rpfilter --invert"),
-        Match::NotLocal => write!(out, " -m addrtype ! --dst-type LOCAL --limit-iface-in"),
+        Match::NotLocal => write!(out, " -m addrtype ! --dst-type LOCAL"),
         Match::InSet(end, name) => write!(out, " -m set --match-set {name} {}", side(end)),
     };
 }

@@ -31,6 +31,7 @@ mod tree;
 use crate::cost::{WorstCase, worst_case};
 use crate::limits;
 use names::{Content, Object, chain, comment, set_object};
+use netpolc_bundle::ipt::run::LINK_LOCAL;
 use netpolc_bundle::ipt::{
     self, Chains, End, FORWARD, Family, Match, PODIF, PREROUTING, Prefix, Rule, Ruleset, Table, Target,
 };
@@ -48,8 +49,6 @@ pub const SPOOF: &str = "NETPOLC-SPOOF";
 /// The chain of table `mangle` for packets between neighbours, by their addresses of the link.
 pub const LINK: &str = "NETPOLC-LINK";
 
-/// `fe80::/10`, addresses of a link (RFC 4291, section 2.5.6).
-const LINK_LOCAL: Prefix = Prefix { base: 0xfe80 << 112, len: 10 };
 /// `ff00::/8`, addresses of groups (RFC 4291, section 2.7).
 const GROUPS: Prefix = Prefix { base: 0xff << 120, len: 8 };
 

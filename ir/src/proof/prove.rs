@@ -156,7 +156,9 @@ impl<'a> FamilyProof<'a> {
         let mut constants = artifact.addresses(family);
         // The node and pods with several addresses are compared apart, so each such address is an atom of its own.
         constants.sets.extend(node_addrs.iter().chain(same_pod.iter().flatten()).map(|&a| vec![a]));
-        let atoms = Atoms::new(family, &bound, &constants, &reference.constants().addrs[family as usize]);
+        let mut starts = reference.constants().addrs[family as usize].clone();
+        starts.extend(others::neighbours(family));
+        let atoms = Atoms::new(family, &bound, &constants, &starts);
         let sizes = atoms.sizes();
         let (mut own, mut locals, mut speakers) = (Vec::new(), Vec::new(), Vec::new());
         let mut groups = BTreeSet::new();
@@ -354,7 +356,8 @@ impl<'a> FamilyProof<'a> {
         let Some(mut actual) = asked else { return Ok(()) };
         self.kinds_compared = true;
         let mut expected = expected;
-        if let Some(leave) = leave {
+        let neighbours = self.neighbours(addr, direction).filter(|_| kind.spoofed());
+        for leave in leave.into_iter().chain(&neighbours) {
             expected.remove_all(leave);
             actual.remove_all(leave);
         }

@@ -144,6 +144,7 @@ pub fn apply_read(
     };
     let unknown = OnceLock::new();
     let refused = by.refused.unwrap_or(&unknown);
+    let mut tried = false;
     let (chosen, (version, outcome)) = loop {
         let chosen = choose(kernel, &goal, by.backend, refused, &mut notes)?;
         goal.kept = by.kept == Some(chosen);
@@ -154,12 +155,15 @@ pub fn apply_read(
             Err(error @ Error::Kernel { .. }) if is_refusal(by, chosen) => {
                 // Known now, so that another one is chosen; or it was known, and this is the error.
                 refused.set(error.to_string()).map_err(|_| error)?;
+                tried = true;
             }
             Err(error) => return Err(error),
         }
     };
     notes.extend(about_sctp(kernel));
-    if !goal.kept && !by.beside.is_some_and(|beside| beside.of == chosen && beside.alone) {
+    // What of eBPF was made before it was refused goes, too.
+    let alone = goal.kept || by.beside.is_some_and(|beside| beside.of == chosen && beside.alone);
+    if tried || !alone {
         remove_others(kernel, chosen, &mut notes);
     }
     let (backend, names) = (chosen, interfaces.all());
@@ -168,10 +172,10 @@ pub fn apply_read(
 }
 
 /// Whether that the kernel refuses a backend's rules means that it does not take eBPF, though it takes what it was asked with:
-/// what is there of earlier versions, it took.
+/// what is in force, it took.
 fn is_refusal(by: &By<'_>, chosen: Backend) -> bool {
     let free = by.backend.is_none() && chosen == Backend::Ebpf;
-    free && !ebpf::has_versions()
+    free && !ebpf::may_be_in_force()
 }
 
 /// Without the ports of SCTP, conntrack takes all packets of it between two addresses for one connection.

@@ -25,7 +25,7 @@ use crate::dataplane::{Dataplane, Denied, Goal, InForce, Outcome};
 use crate::kernel::Kernel;
 use crate::routes::PodInterfaces;
 use generation::{Generation, Meta, Wanted};
-use hook::Hook;
+use hook::{Hook, lacks_means};
 use netpolc_bundle::bpf::contents::{Contents, Pod};
 use netpolc_bundle::bpf::layout::SHARED;
 use netpolc_bundle::bpf::{Field, tuples_together};
@@ -33,7 +33,6 @@ use netpolc_bundle::comment::{denying, not_allowed};
 use netpolc_bundle::limits;
 use netpolc_bundle::rebind::Unlike;
 use netpolc_bundle::{Artifact, Backend, LocalPod, Version};
-use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -91,7 +90,7 @@ impl Dataplane for Ebpf {
         }
         let dir = bpffs::find_or_mount()?;
         fs::create_dir_all(&dir).map_err(|error| Error::io(dir.display().to_string(), error))?;
-        let seen = observe(&dir);
+        let seen = observe(&dir)?;
         let drift = if goal.kept { seen.broken(&dir) } else { seen.drift(&dir) };
         notes.extend(drift.iter().map(|reason| format!("was found: {reason}")));
         if let (Some(live), true) = (&seen.live, drift.is_empty())
@@ -101,9 +100,9 @@ impl Dataplane for Ebpf {
             seen.remove_stale(notes);
             return Ok((version, if changed { Outcome::Interfaces } else { Outcome::Unchanged }));
         }
-        let fresh = next_generation(&dir);
+        let fresh = next_generation(&dir)?;
         let made = Generation::create(&fresh, &wanted, &interfaces, goal.spare).and_then(|made| {
-            let hook = Hook::open_or_create(&dir)?;
+            let hook = Hook::open_or_create(&dir, &made.program)?;
             hook.switch(&made.program)?;
             Ok(made)
         });
@@ -112,7 +111,7 @@ impl Dataplane for Ebpf {
             let _ = bpffs::remove(&fresh);
             return Err(error);
         }
-        let after = observe(&dir);
+        let after = observe(&dir)?;
         let mut faults = if goal.kept { after.broken(&dir) } else { after.drift(&dir) };
         if faults.is_empty() && after.live.as_ref().map(|live| live.meta) != Some(wanted.meta) {
             faults.push("packets do not meet the version".to_owned());
@@ -127,7 +126,7 @@ impl Dataplane for Ebpf {
 
     fn status(&self, kernel: &mut dyn Kernel, goal: Option<&Goal<'_>>) -> Result<Option<InForce>, Error> {
         let Some(dir) = bpffs::find()?.filter(|dir| dir.exists()) else { return Ok(None) };
-        let seen = observe(&dir);
+        let seen = observe(&dir)?;
         if seen.live.is_none() && seen.hook.is_none() {
             return Ok(None);
         }
@@ -152,7 +151,8 @@ impl Dataplane for Ebpf {
         let mut removed = Vec::new();
         if let Some(dir) = bpffs::find()? {
             if dir.exists() {
-                if let Some(hook) = Hook::open(&dir) {
+                let hook = Hook::open(&dir).map_err(|error| Error::io(dir.display().to_string(), error))?;
+                if let Some(hook) = hook {
                     hook.release()?;
                 }
                 bpffs::remove(&dir).map_err(|error| Error::io(dir.display().to_string(), error))?;
@@ -165,13 +165,10 @@ impl Dataplane for Ebpf {
     }
 }
 
-/// Whether there are programs of some version, or may be.
-pub(crate) fn has_versions() -> bool {
+/// Whether a version is in force, or may be.
+pub(crate) fn may_be_in_force() -> bool {
     let Ok(found) = bpffs::find() else { return true };
-    found.is_some_and(|dir| match fs::read_dir(dir) {
-        Err(error) => error.kind() != io::ErrorKind::NotFound,
-        Ok(mut entries) => entries.any(|entry| entry.map_or(true, |entry| number(&entry.path()).is_some())),
-    })
+    found.is_some_and(|dir| observe(&dir).map_or(true, |seen| seen.live.is_some()))
 }
 
 /// Whether conntrack is switched on.
@@ -186,7 +183,7 @@ pub(crate) fn stamp(kernel: &mut dyn Kernel) -> Option<(String, Vec<String>)> {
         return None;
     }
     let dir = bpffs::find().ok()??;
-    let seen = observe(&dir);
+    let seen = observe(&dir).ok()?;
     let drift = seen.drift(&dir);
     let InForce { version, interfaces, .. } = seen.in_force(drift);
     Some((version?, interfaces))
@@ -236,54 +233,53 @@ struct Observed {
     settled: bool,
     /// Directories of versions that no packet meets.
     stale: Vec<PathBuf>,
-    /// Those of which that is not known, and why.
-    unknown: Vec<String>,
 }
 
-fn observe(dir: &Path) -> Observed {
-    let hook = Hook::open(dir);
+/// # Errors
+/// If something of it cannot be opened, though it may be there: then nothing may be taken for a leftover, and nothing for
+/// missing.
+fn observe(dir: &Path) -> Result<Observed, Error> {
+    let unreadable = |path: &Path, error: io::Error| {
+        Error::Incomplete(format!("what is in force cannot be read: {}: {error}", path.display()))
+    };
+    let hook = Hook::open(dir).map_err(|error| unreadable(dir, error))?;
     let id = hook.as_ref().and_then(Hook::program_id);
-    let mut observed = Observed { hook, live: None, settled: false, stale: Vec::new(), unknown: Vec::new() };
+    let mut observed = Observed { hook, live: None, settled: false, stale: Vec::new() };
     let called = |program: &ObjectFd| id.is_some() && program.program_id().ok() == id;
-    for path in generations(dir) {
+    for path in generations(dir).map_err(|error| unreadable(dir, error))? {
         match Generation::open(&path) {
             Ok(found) if called(&found.program) => observed.live = Some(found),
             Ok(found) if found.settled.as_ref().is_some_and(called) => {
                 observed.live = Some(found);
                 observed.settled = true;
             }
-            // It may be the one in force, which goes with its pins once another takes its place.
-            Err(error) if lacks_means(&error) => {
-                observed.unknown.push(format!("{} cannot be read: {error}", path.display()));
-            }
+            Err(error) if lacks_means(&error) => return Err(unreadable(&path, error)),
             _ => observed.stale.push(path),
         }
     }
-    observed
-}
-
-/// Whether a look failed for what this process, or the machine, has too little of: it says nothing about what there is.
-fn lacks_means(error: &io::Error) -> bool {
-    let number = error.raw_os_error().map(Errno::from_raw);
-    matches!(number, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM))
+    Ok(observed)
 }
 
 /// The directories of versions, whole or not.
-fn generations(dir: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    let is_ours = |path: &PathBuf| number(path).is_some();
-    let mut found: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(is_ours).collect();
+fn generations(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut found = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<PathBuf>>>()?;
+    found.retain(|path| number(path).is_some());
     found.sort_by_key(|path| number(path));
-    found
+    Ok(found)
 }
 
 fn number(path: &Path) -> Option<u64> {
     path.file_name()?.to_str()?.strip_prefix('g')?.parse().ok()
 }
 
-fn next_generation(dir: &Path) -> PathBuf {
-    let last = generations(dir).last().and_then(|path| number(path)).unwrap_or(0);
-    dir.join(format!("g{}", last + 1))
+fn next_generation(dir: &Path) -> Result<PathBuf, Error> {
+    let there = generations(dir).map_err(|error| Error::io(dir.display().to_string(), error))?;
+    let last = there.last().and_then(|path| number(path)).unwrap_or(0);
+    Ok(dir.join(format!("g{}", last + 1)))
 }
 
 impl Observed {
@@ -298,7 +294,6 @@ impl Observed {
             return Vec::new();
         }
         let mut reasons = self.broken(dir);
-        reasons.extend(self.unknown.iter().cloned());
         match &self.live {
             None if reasons.is_empty() => reasons.push("the hook calls no version of ours".to_owned()),
             None => {}
@@ -354,7 +349,7 @@ fn sum(packets: &[u64]) -> u64 {
 /// The packets that were denied, by the policies behind the rows; nothing if another version is in force.
 pub(crate) fn denied(contents: &Contents, version: Version) -> Vec<Denied> {
     let Some(dir) = bpffs::find().ok().flatten().filter(|dir| dir.exists()) else { return Vec::new() };
-    let live = observe(&dir).live.filter(|live| live.meta.version == version);
+    let live = observe(&dir).ok().and_then(|seen| seen.live).filter(|live| live.meta.version == version);
     let packets = live.and_then(|live| live.denied().ok()).unwrap_or_default();
     let rows = packets.chunks(contents.columns.max(1) as usize).map(sum);
     let mut denied: BTreeMap<String, u64> = BTreeMap::new();
@@ -415,7 +410,7 @@ pub(crate) fn rebind(
 ) -> Result<(), Error> {
     let other = || Unlike(format!("version {from} is not in force"));
     let dir = bpffs::find()?.ok_or_else(other)?;
-    let Observed { hook: Some(hook), live: Some(live), settled, .. } = observe(&dir) else {
+    let Observed { hook: Some(hook), live: Some(live), settled, .. } = observe(&dir)? else {
         return Err(other().into());
     };
     if live.meta.version != from {

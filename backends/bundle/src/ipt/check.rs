@@ -49,6 +49,9 @@ fn check_rule(
     chain: &str,
     rule: &Rule,
 ) -> Result<(), String> {
+    if rule.target.chain() == Some(PODIF) && table != Table::Mangle {
+        return Err(format!("leads to `{PODIF}`, which the loader fills in mangle alone"));
+    }
     if chain == PODIF
         && !matches!((rule.matches.as_slice(), &rule.target), ([Match::Interface(_)], Target::Drop))
     {

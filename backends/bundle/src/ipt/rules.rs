@@ -196,7 +196,7 @@ fn module(family: Family, words: &mut Words<'_>, before: &[Match]) -> Result<Mod
         },
         ("rpfilter", "--invert") => Match::ReversePathFails,
         ("addrtype", "!") => {
-            for word in ["--dst-type", "LOCAL", "--limit-iface-in"] {
+            for word in ["--dst-type", "LOCAL"] {
                 words.expect(word)?;
             }
             Match::NotLocal

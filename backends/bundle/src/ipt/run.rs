@@ -109,8 +109,7 @@ impl Script {
             match step.action {
                 Action::Drop => return false,
                 Action::Return => steps = [].iter(),
-                // Only what is forged is taken to come from the interface of a pod here.
-                Action::PodInterfaces(_) if sent.packet.spoofed => return false,
+                Action::PodInterfaces(_) if sent.packet.spoofed || sent.packet.from_pod => return false,
                 Action::PodInterfaces(true) => {}
                 Action::PodInterfaces(false) => steps = [].iter(),
                 Action::Chain(id, back) => {
@@ -150,12 +149,21 @@ impl Sent<'_> {
             Match::Icmp6Type(kind) => self.icmp6 == Some(*kind),
             Match::Known => matches!(state, State::Established | State::Related),
             Match::NotTracked => state == State::Untracked,
-            Match::ReversePathFails => spoofed || asymmetric,
+            // The way back to an address of the link is any interface (`rpfilter_lookup_reverse6`,
+            // net/ipv6/netfilter/ip6t_rpfilter.c).
+            Match::ReversePathFails => (spoofed || asymmetric) && !is_of_link(self.family, bits(src)),
             // What crosses FORWARD is not for the node.
             Match::NotLocal => true,
             Match::InSet(end, name) => self.sets.get(name).is_some_and(|set| in_set(set, addr(end))),
         }
     }
+}
+
+/// `fe80::/10`, addresses of a link (RFC 4291, section 2.5.6).
+pub const LINK_LOCAL: Prefix = Prefix { base: 0xfe80 << 112, len: 10 };
+
+fn is_of_link(family: Family, addr: u128) -> bool {
+    family == Family::V6 && LINK_LOCAL.contains(family, addr)
 }
 
 /// An address as a number in host order.

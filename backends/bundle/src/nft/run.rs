@@ -47,6 +47,8 @@ pub struct Packet {
     pub spoofed: bool,
     /// Whether it came from an interface that is no pod's and not the way back to its source.
     pub asymmetric: bool,
+    /// Whether it came from the interface of the pod that has its source. Rules of nftables tell that by their sets.
+    pub from_pod: bool,
     /// Whether it is IPv6 neighbour discovery with a hop limit of 255.
     pub neighbour_discovery: bool,
 }
@@ -63,6 +65,7 @@ impl Packet {
             opens: true,
             spoofed: false,
             asymmetric: false,
+            from_pod: false,
             neighbour_discovery: false,
         }
     }

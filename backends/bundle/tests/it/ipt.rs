@@ -34,7 +34,7 @@ COMMIT
 :NETPOLC-PODIF - [0:0]
 :NETPOLC-PREROUTING - [0:0]
 -A NETPOLC-PREROUTING -m rpfilter --invert -j NETPOLC-PODIF
--A NETPOLC-PREROUTING -m addrtype ! --dst-type LOCAL --limit-iface-in -g NETPOLC-PODIF
+-A NETPOLC-PREROUTING -m addrtype ! --dst-type LOCAL -g NETPOLC-PODIF
 COMMIT
 "#;
 
@@ -66,7 +66,7 @@ const LISTED_V4: &str = r#"# Warning: iptables-legacy tables present, use iptabl
 -A PREROUTING -j NETPOLC-PREROUTING
 -A NETPOLC-PODIF -i veth1234 -j DROP
 -A NETPOLC-PREROUTING -m rpfilter --invert -j NETPOLC-PODIF
--A NETPOLC-PREROUTING -m addrtype ! --dst-type LOCAL --limit-iface-in -g NETPOLC-PODIF
+-A NETPOLC-PREROUTING -m addrtype ! --dst-type LOCAL -g NETPOLC-PODIF
 COMMIT
 # Completed on Sun Nov 22 22:09:00 2026
 *nat
@@ -152,7 +152,7 @@ fn the_version_changes_with_what_packets_meet_and_with_nothing_else() {
         V4.replace("src -m comment", "dst -m comment"),
         V4.replace("-A NETPOLC-IN-1 -g NETPOLC-DENY\n", ""),
         V4.replace("-m rpfilter --invert -j", "-m rpfilter --invert -g"),
-        V4.replace("-m addrtype ! --dst-type LOCAL --limit-iface-in -g", "-g"),
+        V4.replace("-m addrtype ! --dst-type LOCAL -g", "-g"),
     ];
     for v4 in &other {
         assert_ne!(v4, V4);
@@ -209,7 +209,7 @@ fn whatever_is_not_of_the_subset_is_refused_with_its_line() {
         ("-m rpfilter --invert", "-m rpfilter --loose", "does not use"),
         ("-m rpfilter --invert", "-m bpf --bytecode x", "does not use"),
         ("addrtype ! --dst-type", "addrtype --dst-type", "does not use"),
-        ("--dst-type LOCAL --limit-iface-in", "--dst-type LOCAL", "expected `--limit-iface-in`"),
+        ("--dst-type LOCAL", "--dst-type UNICAST", "expected `LOCAL`"),
         ("COMMIT\n*mangle", "*mangle", "expected `-A`"),
         ("-j RETURN\n", "-j RETURN\r\n", "character"),
         ("-A NETPOLC-DENY", "--table nat -A NETPOLC-DENY", "expected `-A`"),
@@ -280,11 +280,8 @@ fn what_does_not_fit_together_is_found() {
         ("NETPOLC-SET4-0a src", "NETPOLC-SET6-0b src", "other family"),
         ("-A NETPOLC-DENY -m", "-A NETPOLC-DENY -g NETPOLC-FORWARD\n-A NETPOLC-DENY -m", "loop"),
         ("-A NETPOLC-DENY -m", "-A NETPOLC-DENY -m rpfilter --invert -m", "routes"),
-        (
-            "-A NETPOLC-DENY -m",
-            "-A NETPOLC-DENY -m addrtype ! --dst-type LOCAL --limit-iface-in -m",
-            "routes",
-        ),
+        ("-A NETPOLC-DENY -m", "-A NETPOLC-DENY -m addrtype ! --dst-type LOCAL -m", "routes"),
+        ("-A NETPOLC-DENY -m", "-A NETPOLC-DENY -j NETPOLC-PODIF\n-A NETPOLC-DENY -m", "in mangle alone"),
         ("-A NETPOLC-DENY -m", "-A NETPOLC-DENY -i eth0 -m", "interface"),
         (
             ":NETPOLC-PREROUTING - [0:0]\n-A NETPOLC-PREROUTING -m rpfilter --invert -j NETPOLC-PODIF\n\

@@ -34,7 +34,7 @@ pub(super) fn addresses<'p>(programs: impl Iterator<Item = &'p Program>) -> Cons
 fn number(condition: &Condition) -> Option<usize> {
     match condition {
         Condition::Addr(_, number) => Some(*number),
-        Condition::Protocol(_) | Condition::Ports(..) => None,
+        Condition::Protocol(_) | Condition::Ports(..) | Condition::OfPod => None,
     }
 }
 

@@ -3,8 +3,8 @@
 use netpolc_bundle::ipt::run::{self, State};
 use netpolc_ir::proof::{Conn, Packet};
 
-/// The packet as it crosses `PREROUTING` and `FORWARD`.
-pub(super) fn at_forward(packet: &Packet) -> run::Packet {
+/// The packet as it crosses `PREROUTING` and `FORWARD`. `local` says whether its source is a pod of the node.
+pub(super) fn at_forward(packet: &Packet, local: bool) -> run::Packet {
     run::Packet {
         src: packet.flow.src,
         dst: packet.flow.dst,
@@ -19,6 +19,7 @@ pub(super) fn at_forward(packet: &Packet) -> run::Packet {
         opens: packet.opens,
         spoofed: packet.spoofed,
         asymmetric: packet.asymmetric,
+        from_pod: local && !packet.spoofed && !packet.asymmetric,
         neighbour_discovery: packet.neighbour_discovery,
     }
 }

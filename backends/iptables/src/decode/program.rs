@@ -4,6 +4,7 @@
 //! match only what an address sends to itself, which nobody asks a program.
 
 use super::segments::Segments;
+use netpolc_bundle::ipt::run::LINK_LOCAL;
 use netpolc_bundle::ipt::{self, Chains, End, Family, Match, PODIF, Prefix, Ruleset, Set, Table, Target};
 use netpolc_ir::proof::{Conn, Kind};
 use rustc_hash::FxHashMap;
@@ -35,12 +36,14 @@ impl Situation {
             Match::NotTracked => self.kind.conn() == Conn::Untracked,
             // The rule has a condition on the protocol beside this one.
             Match::TcpNotSyn | Match::SctpNotInit => !self.kind.opens(),
-            Match::ReversePathFails => self.kind.spoofed() || self.kind.asymmetric(),
+            Match::ReversePathFails if !self.kind.spoofed() && !self.kind.asymmetric() => false,
             Match::Icmp6Type(number) => self.icmp6 == Some(*number),
             // What crosses FORWARD is not for the node.
             Match::NotLocal => true,
             // Rules of the loader, in a chain that is not compiled.
             Match::Interface(_) => false,
+            // It depends on the source.
+            Match::ReversePathFails => return None,
             Match::Addr(..) | Match::Protocol(_) | Match::Port(..) | Match::InSet(..) => return None,
         })
     }
@@ -62,6 +65,8 @@ pub(super) enum Condition {
     Ports(u16, u16),
     /// The address is in the set of this number, or in the prefix that the number stands for.
     Addr(End, usize),
+    /// The source is a pod of the node.
+    OfPod,
 }
 
 /// A rule.
@@ -174,6 +179,7 @@ struct Compiler<'r> {
     addrs: Vec<Rc<Segments<bool>>>,
     /// The prefix that a number stands for.
     prefixes: FxHashMap<usize, Prefix>,
+    not_of_link: Option<usize>,
 }
 
 impl<'r> Compiler<'r> {
@@ -187,14 +193,19 @@ impl<'r> Compiler<'r> {
             prefix_ids: FxHashMap::default(),
             addrs: Vec::new(),
             prefixes: FxHashMap::default(),
+            not_of_link: None,
         }
     }
 
     fn chain(&mut self, table: Table, name: &str, rules: &'r [ipt::Rule]) -> Vec<Rule> {
         if name == PODIF {
-            // The loader's rules drop what comes from the interface of any pod. Here only what is forged does.
-            let drop = Rule { conditions: Vec::new(), action: Action::Drop };
-            return if self.situation.kind.spoofed() { vec![drop] } else { Vec::new() };
+            // The loader's rules drop what comes from the interface of any pod.
+            let drop = |conditions| vec![Rule { conditions, action: Action::Drop }];
+            return match self.situation.kind {
+                kind if kind.spoofed() => drop(Vec::new()),
+                kind if kind.asymmetric() => Vec::new(),
+                _ => drop(vec![Condition::OfPod]),
+            };
         }
         rules.iter().filter_map(|rule| self.rule(table, rule)).collect()
     }
@@ -221,6 +232,9 @@ impl<'r> Compiler<'r> {
                 Match::Protocol(number) => Condition::Protocol(*number),
                 Match::Port(lo, hi) => Condition::Ports(*lo, *hi),
                 Match::Addr(_, prefix) if prefix.len == 0 => continue,
+                // The way back to an address of the link is any interface.
+                Match::ReversePathFails if self.family == Family::V4 => continue,
+                Match::ReversePathFails => Condition::Addr(End::Src, self.not_of_link()),
                 Match::Addr(end, prefix) => Condition::Addr(*end, self.prefix(*prefix)),
                 Match::InSet(end, name) => Condition::Addr(*end, *self.set_ids.get(name.as_str())?),
                 // It holds, as was seen above.
@@ -236,6 +250,18 @@ impl<'r> Compiler<'r> {
             Target::Goto(name) => Action::Goto(id(name)),
         };
         Some(Rule { conditions, action })
+    }
+
+    /// The addresses that are none of a link.
+    fn not_of_link(&mut self) -> usize {
+        if let Some(id) = self.not_of_link {
+            return id;
+        }
+        let id = self.addrs.len();
+        let of_link = Segments::constant(false, self.max);
+        let all = Segments::constant(true, self.max);
+        self.addrs.push(Rc::new(all.replace(LINK_LOCAL.base, LINK_LOCAL.last(self.family), &of_link)));
+        *self.not_of_link.insert(id)
     }
 
     fn prefix(&mut self, prefix: Prefix) -> usize {

@@ -51,6 +51,8 @@ enum Memo {
 pub(super) struct Run {
     members: FxHashMap<usize, Rc<BitSet>>,
     groups: FxHashMap<ChainId, Groups>,
+    /// The atoms that live on the node.
+    locals: Option<BitSet>,
     /// The protocol and port that `chains` is about.
     cell: Option<(Protocol, u16)>,
     /// By chain, for either axis.
@@ -223,6 +225,13 @@ impl Walk<'_> {
             Condition::Addr(_, number) => {
                 self.program.addrs[*number].at(self.case.fixed.ok_or(NeedsFixed)?)
             }
+            Condition::OfPod if self.case.axis == End::Src => {
+                let atoms = self.atoms;
+                let make = || (0..atoms.len()).map(|atom| (atom, atoms.local(atom))).collect();
+                state.and_with(self.run.locals.get_or_insert_with(make));
+                true
+            }
+            Condition::OfPod => self.atoms.local(self.atoms.atom(self.case.fixed.ok_or(NeedsFixed)?)),
         };
         if !holds {
             *state = BitSet::empty(state.len());

@@ -19,6 +19,7 @@ pub(super) fn at_forward(packet: &Packet) -> run::Packet {
         opens: packet.opens,
         spoofed: packet.spoofed,
         asymmetric: packet.asymmetric,
+        from_pod: false,
         neighbour_discovery: packet.neighbour_discovery,
     }
 }

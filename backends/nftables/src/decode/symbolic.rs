@@ -332,6 +332,10 @@ impl Walk<'_> {
             }));
         }
         let mut bits = BitSet::empty(self.atoms.len());
+        if sides.iter().any(|side| matches!(side, Side::Known(Value::Absent))) {
+            // A port where the protocol has none: no element has it.
+            return Ok(Rc::new(bits));
+        }
         match (&set.elements, sides.as_slice()) {
             (Elements::Addrs(addrs), [Side::Axis(None)]) => bits = self.atoms.of_addresses(addrs),
             (Elements::Addrs(addrs), [side]) => {
@@ -349,8 +353,8 @@ impl Walk<'_> {
                 let with =
                     |peer| vec![Key::Proto(*protocol), Key::Service(*port, *port), Key::Addr(peer, peer)];
                 let peers =
-                    elements.range(with(0)..=with(u128::MAX)).filter_map(|(keys, _)| match keys.last() {
-                        Some(Key::Addr(peer, _)) => Some(peer),
+                    elements.range(with(0)..=with(u128::MAX)).filter_map(|(keys, _)| match keys.as_slice() {
+                        [_, _, Key::Addr(peer, _)] => Some(peer),
                         _ => None,
                     });
                 bits = self.atoms.of_addresses(peers);

@@ -85,7 +85,11 @@ impl FamilyProof<'_> {
                             actual.or_with(&leave);
                             self.everyone.first_difference(&actual)
                         }
-                        Verdict::Deny => actual.minus(&leave).iter().next(),
+                        Verdict::Deny => {
+                            actual.remove_all(&leave);
+                            self.neighbours(outside, direction).iter().for_each(|n| actual.remove_all(n));
+                            actual.iter().next()
+                        }
                     };
                     let Some(atom) = found else { continue };
                     let peer = self.family.addr(self.atoms.representative(atom));
@@ -100,6 +104,21 @@ impl FamilyProof<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The atoms to which, or from which, an address is [`between_neighbours`]; `None` if there are none.
+    pub(super) fn neighbours(&self, local: IpAddr, direction: Direction) -> Option<BitSet> {
+        let between = |peer| match direction {
+            Direction::Ingress => between_neighbours((peer, local)),
+            Direction::Egress => between_neighbours((local, peer)),
+        };
+        let IpAddr::V6(addr) = local else { return None };
+        let possible = addr.is_multicast() || addr.is_unicast_link_local();
+        let atoms = || {
+            let addr = |atom| self.family.addr(self.atoms.representative(atom));
+            (0..self.atoms.len()).map(|atom| (atom, between(addr(atom)))).collect()
+        };
+        possible.then(atoms)
     }
 
     /// What is spoofed comes from a pod of this node, so there is none where no pod has an address.
@@ -283,6 +302,18 @@ impl FamilyProof<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether somebody on a link speaks to all on it or to some, under an address of the link (RFC 4291, sections 2.5.6 and 2.7).
+/// That may be for the node as well, and no rule of iptables tells who else gets it.
+fn between_neighbours((src, dst): (IpAddr, IpAddr)) -> bool {
+    matches!((src, dst), (IpAddr::V6(src), IpAddr::V6(dst)) if src.is_unicast_link_local() && dst.is_multicast())
+}
+
+/// The first addresses of stretches that [`between_neighbours`] tells apart.
+pub(super) fn neighbours(family: Family) -> impl Iterator<Item = u128> {
+    let v6: [u128; 3] = [0xfe80 << 112, 0xfec0 << 112, 0xff << 120];
+    v6.into_iter().filter(move |_| family == Family::V6)
 }
 
 /// The kinds of packets that are asked about apart from those that open connections, each with the protocols that rules may

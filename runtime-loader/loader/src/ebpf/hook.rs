@@ -12,6 +12,7 @@
 
 use super::sys::{self, FORWARD, MapFd, ObjectFd, Shape};
 use crate::Error;
+use nix::errno::Errno;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -30,6 +31,13 @@ const KEY: [u8; 4] = 0u32.to_le_bytes();
 #[derive(Debug)]
 pub(super) struct Hook {
     slot: MapFd,
+}
+
+/// Whether something could not be opened for what this process, or the machine, has too little of: it says nothing about what
+/// there is.
+pub(super) fn lacks_means(error: &io::Error) -> bool {
+    let number = error.raw_os_error().map(Errno::from_raw);
+    matches!(number, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM))
 }
 
 fn refused(what: &str, error: impl std::fmt::Display) -> Error {
@@ -53,20 +61,34 @@ const PASS: [u8; 16] = [0xb7, 0, 0, 0, 1, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0];
 
 impl Hook {
     /// The hook of this directory, if its slot is there.
-    pub(super) fn open(dir: &Path) -> Option<Hook> {
-        MapFd::open(&dir.join(SLOT)).ok().map(|slot| Hook { slot })
+    ///
+    /// # Errors
+    /// If it cannot be told whether there is one.
+    pub(super) fn open(dir: &Path) -> io::Result<Option<Hook>> {
+        match MapFd::open(&dir.join(SLOT)) {
+            Ok(slot) => Ok(Some(Hook { slot })),
+            Err(error) if lacks_means(&error) => Err(error),
+            Err(_) => Ok(None),
+        }
     }
 
-    /// The hook of this directory, made if it is not there, or not whole. As long as nothing stood in the slot, a program
-    /// that lets everything pass does.
-    pub(super) fn open_or_create(dir: &Path) -> Result<Hook, Error> {
-        let hook = match Hook::open(dir) {
-            Some(hook) => hook,
-            None => create_slot(dir)?,
-        };
-        if hook.program_id().is_none() {
-            let pass = sys::load(&PASS, None).map_err(|words| refused("a program that passes", words))?;
-            hook.switch(&pass)?;
+    /// The hook of this directory, made if it is not there, or not whole. Where nothing stood at the hook, a program that lets
+    /// everything pass stands in the slot at first, so that no family is ahead of the other. Where something did, it has dropped
+    /// everything since the slot was lost, and this program follows at once.
+    pub(super) fn open_or_create(dir: &Path, program: &ObjectFd) -> Result<Hook, Error> {
+        let stood = LINKS.iter().any(|(name, _)| dir.join(name).exists());
+        let hook =
+            match Hook::open(dir).map_err(|error| Error::io(dir.join(SLOT).display().to_string(), error))? {
+                Some(hook) => hook,
+                None => create_slot(dir)?,
+            };
+        match hook.program_id() {
+            Some(_) => {}
+            None if stood => hook.switch(program)?,
+            None => {
+                let pass = sys::load(&PASS, None).map_err(|words| refused("a program that passes", words))?;
+                hook.switch(&pass)?;
+            }
         }
         if !hook.faults(dir).is_empty() {
             hook.attach(dir)?;
@@ -135,8 +157,8 @@ impl Hook {
 fn create_slot(dir: &Path) -> Result<Hook, Error> {
     let shape = Shape { kind: PROG_ARRAY, key: 4, value: 4, entries: 1, flags: 0, name: SLOT };
     let slot = MapFd::create(&shape).map_err(|error| refused("map slot", error))?;
-    // A dispatcher and links that belong to a slot that is gone are of no use, and would drop everything.
-    for name in [LINKS[0].0, LINKS[1].0, DISPATCHER] {
+    // A dispatcher that belongs to a slot that is gone is of no use. Its links drop everything until others take their place.
+    for name in [DISPATCHER, SLOT] {
         match fs::remove_file(dir.join(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(Error::io(dir.join(name).display().to_string(), error));

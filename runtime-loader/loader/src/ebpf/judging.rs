@@ -34,7 +34,7 @@ pub(crate) fn stop(kernel: &mut dyn Kernel, pair: &Pair, version: Version) -> Re
 /// begin.
 fn judging(version: Version) -> Result<Option<(Hook, Generation)>, Error> {
     let Some(dir) = bpffs::find()?.filter(|dir| dir.exists()) else { return Ok(None) };
-    let Observed { hook: Some(hook), live: Some(live), settled: false, .. } = observe(&dir) else {
+    let Observed { hook: Some(hook), live: Some(live), settled: false, .. } = observe(&dir)? else {
         return Ok(None);
     };
     let judges = (live.meta.version, live.meta.established) == (version, Established::Cut);

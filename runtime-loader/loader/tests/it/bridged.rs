@@ -52,17 +52,17 @@ impl World {
         ["10.1.0.2", "fd00:1::2"].map(|addr| meets(&self.pods[from], &self.pods[1], addr, SHORT).is_some())
     }
 
-    /// Whether the client, whom the policy lets through, comes to the server by their addresses of the link.
-    fn reaches_by_link(&self) -> bool {
-        let [client, server, _] = &self.pods;
-        let words = |pod: &Netns, show: &str| pod.sh(&format!("{show} | tr -s ' '"));
-        let shown = words(server, "ip -6 -o addr show dev eth0 scope link");
-        let addr = shown.split(' ').skip_while(|w| *w != "inet6").nth(1).and_then(|a| a.split('/').next());
-        let index = words(client, "ip -o link show eth0");
-        let index = index.split(':').next();
-        let addr = format!("{}%{}", addr.unwrap(), index.unwrap());
+    /// Whether the client, whom the policy lets through, comes to somebody by their addresses of the link, and whether it knows where
+    /// that is afterwards.
+    fn reaches_by_link(&self, to: &Netns, interface: &str) -> (bool, bool) {
+        let client = &self.pods[0];
+        let shown = to.sh(&format!("ip -6 -o addr show dev {interface} scope link"));
+        let addr = shown.split_whitespace().skip_while(|word| *word != "inet6").nth(1).unwrap();
+        let addr = addr.split('/').next().unwrap();
+        let index = client.sh("ip -o link show eth0");
         client.sh("ip -6 neigh flush all");
-        meets(client, server, &addr, SHORT).is_some()
+        let found = meets(client, to, &format!("{addr}%{}", index.split(':').next().unwrap()), SHORT);
+        (found.is_some(), client.sh(&format!("ip -6 neigh show {addr} dev eth0")).contains("lladdr"))
     }
 
     fn status(&self, code: i32) -> String {
@@ -82,7 +82,9 @@ fn check(backend: Backend) {
     for addr in ["10.1.0.2", "fd00:1::2"] {
         meet(&world.pods[2], &world.pods[1], addr);
     }
-    wait("addresses of the link can be used", || world.reaches_by_link());
+    wait("addresses of the link can be used", || {
+        world.reaches_by_link(&world.pods[1], "eth0").0 && world.reaches_by_link(&world.node, "cni0").0
+    });
     let bundle: Dir = dir();
     let policy =
         cluster::server("[{from: [{podSelector: {matchLabels: {app: client}}}], ports: [{protocol: TCP}]}]");
@@ -93,14 +95,14 @@ fn check(backend: Backend) {
     // The neighbours find each other anew, by packets that cross the rules.
     assert_eq!([world.reaches(0), world.reaches(2)], [[true; 2], [false; 2]], "{}", world.status(0));
     assert!(!world.status(0).contains("bypassed"));
-    // Which pod has such an address nobody knows, so they are for neither.
-    assert!(!world.reaches_by_link());
-    // They find each other all the same.
-    assert!(world.pods[0].sh("ip -6 neigh show dev eth0").contains("lladdr"));
+    // Which pod has such an address nobody knows, so they are for neither; but who is where they find out.
+    assert_eq!(world.reaches_by_link(&world.pods[1], "eth0"), (false, true));
+    // The node is no pod.
+    assert_eq!(world.reaches_by_link(&world.node, "cni0"), (true, true));
 
     world.pass(false);
     assert_eq!([world.reaches(0), world.reaches(2)], [[true; 2]; 2], "nothing sees them");
-    assert!(world.reaches_by_link());
+    assert!(world.reaches_by_link(&world.pods[1], "eth0").0);
     let said = world.status(1);
     let wanted = format!(
         "bypassed: no rule sees packets (ip, ip6) between pods behind the bridge cni0; sysctl {}=1",

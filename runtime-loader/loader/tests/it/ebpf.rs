@@ -100,7 +100,7 @@ fn what_the_kernel_refuses_another_backend_does() {
     netns.load(&["apply", "--backend", "ebpf", dir.path()], 0);
     let other = bundle(&cluster::b());
     let apply = format!("prlimit --nofile=12 {LOADER} apply {} 2>&1", other.path());
-    assert_eq!(netns.output(&apply).status.code(), Some(3));
+    assert!(!netns.output(&apply).status.success());
     assert!(!netns.load(&["status", "--bundle", dir.path()], 0).contains("drift"));
     netns.load(&["remove"], 0);
 }
@@ -117,19 +117,23 @@ fn what_the_kernel_has_refused_is_not_offered_again() {
         assert!(set.unwrap().success());
     };
     let open = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
-    // Enough for a connection and the lock, and for some of the maps.
-    limit(&format!("--nofile={}:1024", open + 7));
     let policies = cluster::a();
     let send = |backend| {
         let mut stream = daemon.connect();
         wire::send_bundle(&mut stream, &cluster::compiled_for(&policies, &[backend])).unwrap();
         wire::receive::<FromLoader>(&mut stream).unwrap().unwrap()
     };
-    let FromLoader::Failed { message } = send(Backend::Ebpf) else { panic!("it was taken") };
-    assert!(message.contains("not ebpf: the kernel refused map"), "{message}");
+    // Enough for a connection and the lock and for programs that are run, and not for all of the maps.
+    let refused = (4..24).any(|more| {
+        limit(&format!("--nofile={}:1024", open + more));
+        let FromLoader::Failed { message } = send(Backend::Ebpf) else { panic!("it was taken") };
+        assert!(message.contains("Too many open files"), "{message}");
+        message.contains("not ebpf: the kernel refused")
+    });
+    assert!(refused, "{}", daemon.log());
     limit("--nofile=1024");
     let now = usable();
-    assert!(now.contains(r#""usable":["nftables""#) && now.contains("the kernel refused map"), "{now}");
+    assert!(now.contains(r#""usable":["nftables""#) && now.contains("the kernel refused"), "{now}");
     assert!(matches!(send(Backend::Nftables), FromLoader::Done { .. }), "{}", daemon.log());
     assert!(status(&daemon)["backend"] == "nftables", "{}", daemon.log());
 }
