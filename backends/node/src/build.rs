@@ -50,8 +50,8 @@ pub struct NodeBuilder<'c> {
     /// Which of these two alone, where it is known.
     form: Option<Artifact>,
     policies: Option<&'c str>,
-    /// How many prove at a time.
-    threads: usize,
+    /// How many prove at a time, and what each of them but the first does before.
+    threads: (usize, &'c (dyn Fn() + Sync)),
 }
 
 impl std::fmt::Debug for NodeBuilder<'_> {
@@ -104,13 +104,14 @@ impl<'c> NodeBuilder<'c> {
             iptables: [Selector::new(matrix, labels), Selector::new(matrix, labels).without_sets()],
             form: None,
             policies,
-            threads: 1,
+            threads: (1, &|| ()),
         }
     }
 
-    /// Has so many threads prove at a time: for one node, where the threads are not busy with others.
-    pub fn on_threads(mut self, threads: usize) -> NodeBuilder<'c> {
-        self.threads = threads;
+    /// Has so many threads prove at a time: for one node, where the threads are not busy with others. Each but the caller's
+    /// begins with what is given: where it may run, say.
+    pub fn on_threads(mut self, threads: usize, begin: &'c (dyn Fn() + Sync)) -> NodeBuilder<'c> {
+        self.threads = (threads, begin);
         self
     }
 

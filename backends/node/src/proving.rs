@@ -110,11 +110,12 @@ pub(crate) struct Helpers<'h> {
 }
 
 /// Has `threads` threads, the caller's among them, ready to prove that rules of a node say what a model says. The others
-/// start while the caller makes the rules: it takes a while until a processor that has slept runs a thread.
+/// start while the caller makes the rules: it takes a while until a processor that has slept runs a thread. Each does first
+/// what `begin` says.
 pub(crate) fn with_helpers<R>(
     model: &Model,
     node: &str,
-    threads: usize,
+    (threads, begin): (usize, &(dyn Fn() + Sync)),
     caller: impl FnOnce(Helpers<'_>) -> R,
 ) -> R {
     let threads = threads.clamp(1, MOST_THREADS);
@@ -124,8 +125,11 @@ pub(crate) fn with_helpers<R>(
     std::thread::scope(|scope| {
         for _ in 1..threads {
             let (queue, done) = (&queue, done.clone());
-            // A reference of its own, since what one remembers is not shared.
-            let helper = move || work(queue, &SetReference::new(model), node, &done);
+            let helper = move || {
+                begin();
+                // A reference of its own, since what one remembers is not shared.
+                work(queue, &SetReference::new(model), node, &done);
+            };
             // One that cannot start, since there are too many already, leaves its parts to the others.
             let _ = std::thread::Builder::new().spawn_scoped(scope, helper);
         }
@@ -205,7 +209,7 @@ mod tests {
         let labels = Labels::of_policies(model);
         let (host, _) = compiled.matrix.hosts.iter().next().unwrap();
         let builder = NodeBuilder::new(model, &compiled.matrix, &labels, backends.iter().copied(), None);
-        work(&mut builder.on_threads(threads), host)
+        work(&mut builder.on_threads(threads, &|| ()), host)
     }
 
     fn bundle(model: &Model, how: (&[Backend], usize)) -> Bundle {

@@ -8,6 +8,8 @@ use netpolc_frontend::model::resolve;
 use netpolc_frontend::objects::Objects;
 use netpolc_frontend::source::Sources;
 use netpolc_node::{BuildError, Labels, NodeBuilder, compile as common};
+use nix::sched::{sched_getaffinity, sched_getcpu, sched_setaffinity};
+use nix::unistd::Pid;
 use std::sync::OnceLock;
 
 /// Which of several backends a bundle has artifacts for.
@@ -131,7 +133,22 @@ pub fn compile(
     let labels = Labels::new(&model, sources, false);
     // The loader has no use for the policies themselves.
     let builder = NodeBuilder::new(&model, &compiled.matrix, &labels, backends.iter().copied(), None);
-    Ok(builder.in_form(form).on_threads(threads()).build(host)?.bundle)
+    let here = sched_getcpu();
+    let begin = || {
+        let _ = stay_off(here);
+    };
+    Ok(builder.in_form(form).on_threads(threads(), &begin).build(host)?.bundle)
+}
+
+/// Keeps the calling thread off a processor, if it may run on another one. Where processors share no cache, as they seem to in many
+/// virtual machines, the kernel wakes a thread on the processor of the one that woke it, whether or not another one is idle
+/// (`select_idle_sibling`, kernel/sched/fair.c).
+fn stay_off(processor: nix::Result<usize>) -> nix::Result<()> {
+    let this = Pid::from_raw(0);
+    let mut allowed = sched_getaffinity(this)?;
+    allowed.unset(processor?)?;
+    // If that was the only one, the kernel refuses, and the thread runs where it did.
+    sched_setaffinity(this, &allowed)
 }
 
 /// As many as may run here. It is asked once: the answer is in many files.
@@ -145,6 +162,7 @@ mod tests {
     use super::*;
     use netpolc_bundle::limits::BPF_PORT_SETS;
     use netpolc_frontend::read::read;
+    use nix::sched::CpuSet;
     use std::fmt::Write as _;
 
     /// A pod that takes so many pairs of ports from an address each, which are so many sets of ports.
@@ -170,6 +188,24 @@ mod tests {
         let read = read(&sources);
         assert_eq!(read.diagnostics, []);
         (read.objects, sources)
+    }
+
+    /// A thread has left the processor, if there is another one.
+    #[test]
+    fn a_thread_that_stays_off_a_processor() {
+        let allowed = || {
+            let set = sched_getaffinity(Pid::from_raw(0)).unwrap();
+            (0..CpuSet::count()).filter(|n| set.is_set(*n).unwrap()).collect::<Vec<usize>>()
+        };
+        let before = allowed();
+        let after = std::thread::spawn(move || {
+            let left = stay_off(Ok(before[0])).is_ok();
+            assert_eq!(left, before.len() > 1);
+            assert!(!left || sched_getcpu() != Ok(before[0]));
+            (before, allowed())
+        });
+        let (before, after) = after.join().unwrap();
+        assert_eq!(after, if before.len() > 1 { before[1..].to_vec() } else { before });
     }
 
     #[test]
