@@ -23,6 +23,7 @@
 //! Chains and sets are named by their content: equal content is one object, and a change of a policy changes the names on
 //! the way to it and nothing else. The names without a hash are entries, or chains whose content never changes.
 
+mod link;
 mod names;
 mod peers;
 mod profile;
@@ -30,6 +31,7 @@ mod tree;
 
 use crate::cost::{WorstCase, worst_case};
 use crate::limits;
+use link::{discovery, link};
 use names::{Content, Object, chain, comment, set_object};
 use netpolc_bundle::ipt::run::LINK_LOCAL;
 use netpolc_bundle::ipt::{
@@ -49,9 +51,6 @@ pub const SPOOF: &str = "NETPOLC-SPOOF";
 /// The chain of table `mangle` for packets between neighbours, by their addresses of the link.
 pub const LINK: &str = "NETPOLC-LINK";
 
-/// `ff00::/8`, addresses of groups (RFC 4291, section 2.7).
-const GROUPS: Prefix = Prefix { base: 0xff << 120, len: 8 };
-
 /// What this backend cannot express.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unsupported {
@@ -68,6 +67,9 @@ pub enum Unsupported {
     /// Chains would lead to chains more often than iptables-nft takes.
     #[error("{0}")]
     TooDeep(ipt::CheckError),
+    /// A pod of the node has an address of a link, which no rule tells from a forged one.
+    #[error("a pod has the address {0}, which is one of a link: iptables cannot tell who sends from there")]
+    OfLink(std::net::IpAddr),
     /// Two objects of different content have the same name: 48 bits of SHA-256 collided.
     #[error("two objects of different content are both called {0}; change any policy slightly")]
     NameCollision(String),
@@ -223,6 +225,10 @@ impl<'m> Selector<'m> {
                 }
             }
         }
+        let of_link = local.iter().find(|addr| family == Family::V6 && LINK_LOCAL.contains(family, **addr));
+        if let Some(addr) = of_link {
+            return Err(Unsupported::OfLink(family.addr(*addr)));
+        }
         let mangle = self.mangle(&mut builder, family, local)?;
         self.filter(&mut builder, family, isolated, items)?;
         let Builder { mut chains, origins, .. } = builder;
@@ -362,25 +368,6 @@ fn pod(
 
 fn rule(matches: Vec<Match>, target: Target) -> Rule {
     Rule { matches, target, comment: None }
-}
-
-/// What conntrack leaves alone and passes on a link: types 133 to 137 are neighbour discovery (RFC 4861, section 4).
-fn discovery(family: Family) -> Vec<Rule> {
-    let kind = |kind| rule(vec![Match::Protocol(58), Match::Icmp6Type(kind)], Target::Return);
-    match family {
-        Family::V4 => Vec::new(),
-        Family::V6 => (133..=137).map(kind).collect(),
-    }
-}
-
-/// For what has a source of the link and is not for the node: the way back to it is whatever interface it came from, so no
-/// other rule sees that it is no pod's. Since no router forwards it (`ip6_forward`, net/ipv6/ip6_output.c), it crosses a bridge.
-/// What is for a group may be for the node too.
-fn link() -> Vec<Rule> {
-    let group = rule(vec![Match::Addr(End::Dst, GROUPS)], Target::Return);
-    let mut rules = discovery(Family::V6);
-    rules.extend([group, rule(Vec::new(), Target::Goto(PODIF.to_owned()))]);
-    rules
 }
 
 fn deny() -> Vec<Rule> {

@@ -100,15 +100,17 @@ impl Dataplane for Ebpf {
             seen.remove_stale(notes);
             return Ok((version, if changed { Outcome::Interfaces } else { Outcome::Unchanged }));
         }
-        let fresh = next_generation(&dir)?;
+        let (fresh, stood) = (next_generation(&dir)?, hook::stands(&dir));
         let made = Generation::create(&fresh, &wanted, &interfaces, goal.spare).and_then(|made| {
             let hook = Hook::open_or_create(&dir, &made.program)?;
             hook.switch(&made.program)?;
             Ok(made)
         });
         if let Err(error) = made {
-            // Nothing that packets meet has changed; what could not be finished goes.
-            let _ = bpffs::remove(&fresh);
+            // What could not be finished goes. Where the hook had lost its slot, packets may meet it already.
+            if !stood || observe(&dir).is_ok_and(|seen| seen.stale.contains(&fresh)) {
+                let _ = bpffs::remove(&fresh);
+            }
             return Err(error);
         }
         let after = observe(&dir)?;
@@ -127,7 +129,7 @@ impl Dataplane for Ebpf {
     fn status(&self, kernel: &mut dyn Kernel, goal: Option<&Goal<'_>>) -> Result<Option<InForce>, Error> {
         let Some(dir) = bpffs::find()?.filter(|dir| dir.exists()) else { return Ok(None) };
         let seen = observe(&dir)?;
-        if seen.live.is_none() && seen.hook.is_none() {
+        if seen.live.is_none() && seen.hook.is_none() && !hook::stands(&dir) {
             return Ok(None);
         }
         let mut drift = seen.drift(&dir);
@@ -152,8 +154,9 @@ impl Dataplane for Ebpf {
         if let Some(dir) = bpffs::find()? {
             if dir.exists() {
                 let hook = Hook::open(&dir).map_err(|error| Error::io(dir.display().to_string(), error))?;
+                // Should that fail, the families are let go one after the other.
                 if let Some(hook) = hook {
-                    hook.release()?;
+                    let _ = hook.release();
                 }
                 bpffs::remove(&dir).map_err(|error| Error::io(dir.display().to_string(), error))?;
                 removed.push("eBPF programs".to_owned());
@@ -291,7 +294,8 @@ impl Observed {
     /// Why this is not wholly the version that it says; empty if it is, or if there is nothing.
     fn drift(&self, dir: &Path) -> Vec<String> {
         if self.hook.is_none() {
-            return Vec::new();
+            let lost = "the hook has lost its slot, so that everything that is forwarded is dropped";
+            return hook::stands(dir).then(|| lost.to_owned()).into_iter().collect();
         }
         let mut reasons = self.broken(dir);
         match &self.live {

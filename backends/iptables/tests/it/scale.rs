@@ -1,8 +1,9 @@
 //! The shape of rules for large nodes: as deep as iptables-nft takes, and no packet meets many rules.
 
-use crate::common::{Node, cluster, compiled, nodes};
+use crate::common::{Labels, Node, cluster, compiled, nodes};
 use netpolc_bundle::{ipt, limits};
 use netpolc_frontend::reference::SetReference;
+use netpolc_iptables::select::{Selector, Unsupported};
 use netpolc_ir::proof::prove;
 
 fn alpha(yaml: &str, sets: bool, proof: bool) -> Node {
@@ -45,6 +46,17 @@ fn many_ports_and_pods_without_sets_are_no_deeper_than_iptables_nft_takes() {
     assert!(cost.v4 < 200, "{cost}");
     let cost = wide.plan.worst_case();
     assert!(cost.v4 < 150, "{cost}");
+}
+
+/// Addresses of a link are for neighbours, and a rule that let one pass would let forged ones pass, too.
+#[test]
+fn a_pod_with_an_address_of_a_link_is_refused() {
+    let compiled = compiled(&cluster(10, 10, 1).replace("fd00:1::0", "fe80::1"));
+    let labels = Labels(&compiled);
+    let mut selector = Selector::new(&compiled.matrix, &labels);
+    let plans = compiled.matrix.hosts.keys().map(|host| selector.plan(host).map(drop));
+    let errors: Vec<Unsupported> = plans.filter_map(Result::err).collect();
+    assert_eq!(errors, [Unsupported::OfLink("fe80::1".parse().unwrap())]);
 }
 
 /// A line inserted above a policy, or another policy, renames nothing that does not depend on it.

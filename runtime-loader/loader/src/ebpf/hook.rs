@@ -76,7 +76,7 @@ impl Hook {
     /// everything pass stands in the slot at first, so that no family is ahead of the other. Where something did, it has dropped
     /// everything since the slot was lost, and this program follows at once.
     pub(super) fn open_or_create(dir: &Path, program: &ObjectFd) -> Result<Hook, Error> {
-        let stood = LINKS.iter().any(|(name, _)| dir.join(name).exists());
+        let stood = stands(dir);
         let hook =
             match Hook::open(dir).map_err(|error| Error::io(dir.join(SLOT).display().to_string(), error))? {
                 Some(hook) => hook,
@@ -121,9 +121,11 @@ impl Hook {
                 continue;
             }
             let link = attach_somewhere(&program, family)?;
-            // The old link, if any, stays in force until the new one is.
-            gone(&path)?;
-            link.pin(&path).map_err(|error| refused("a pin", error))?;
+            // The old link, if any, stays in force until the new one has its name.
+            let fresh = dir.join(format!("{name}-new"));
+            gone(&fresh)?;
+            link.pin(&fresh).map_err(|error| refused("a pin", error))?;
+            fs::rename(&fresh, &path).map_err(|error| Error::io(path.display().to_string(), error))?;
         }
         Ok(())
     }
@@ -152,6 +154,11 @@ impl Hook {
         let pass = sys::load(&PASS, None).map_err(|words| refused("a program that passes", words))?;
         self.switch(&pass)
     }
+}
+
+/// Whether something stands at the hook. Where it has no slot any more, it drops everything.
+pub(super) fn stands(dir: &Path) -> bool {
+    LINKS.iter().any(|(name, _)| dir.join(name).exists())
 }
 
 fn create_slot(dir: &Path) -> Result<Hook, Error> {
