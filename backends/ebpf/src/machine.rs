@@ -136,9 +136,9 @@ impl Machine {
     }
 
     /// Both programs of a bundle as one machine: the one that cuts answers, and each time that it runs, the other one runs
-    /// too. They must agree ([`Machine::apart`]). So what is proven of one is proven of both, for the price of little more than one: what
-    /// the first cannot tell apart, the second cannot either. `None` if they have other maps, or are not those that this version
-    /// emits: then each must be asked by itself.
+    /// too. They must agree ([`Machine::apart`]). So what is proven of one is proven of both, for the price of little more than
+    /// one: what the first cannot tell apart, the second cannot either. `None` if they have other maps, or are not those that
+    /// this version emits: then each must be asked by itself.
     ///
     /// # Errors
     /// As [`Machine::new`].

@@ -157,7 +157,7 @@ impl<'a> FamilyProof<'a> {
         // The node and pods with several addresses are compared apart, so each such address is an atom of its own.
         constants.sets.extend(node_addrs.iter().chain(same_pod.iter().flatten()).map(|&a| vec![a]));
         let mut starts = reference.constants().addrs[family as usize].clone();
-        starts.extend(others::neighbours(family));
+        starts.extend(others::neighbour_bounds(family));
         let atoms = Atoms::new(family, &bound, &constants, &starts);
         let sizes = atoms.sizes();
         let (mut own, mut locals, mut speakers) = (Vec::new(), Vec::new(), Vec::new());

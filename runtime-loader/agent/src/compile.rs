@@ -140,8 +140,8 @@ pub fn compile(
     Ok(builder.in_form(form).on_threads(threads(), &begin).build(host)?.bundle)
 }
 
-/// Keeps the calling thread off a processor, if it may run on another one. Where processors share no cache, as they seem to in many
-/// virtual machines, the kernel wakes a thread on the processor of the one that woke it, whether or not another one is idle
+/// Keeps the calling thread off a processor, if it may run on another one. Where processors share no cache, as they seem to
+/// in many virtual machines, the kernel wakes a thread on the processor of the one that woke it, whether or not another one is idle
 /// (`select_idle_sibling`, kernel/sched/fair.c).
 fn stay_off(processor: nix::Result<usize>) -> nix::Result<()> {
     let this = Pid::from_raw(0);

@@ -311,7 +311,7 @@ fn between_neighbours((src, dst): (IpAddr, IpAddr)) -> bool {
 }
 
 /// The first addresses of stretches that [`between_neighbours`] tells apart.
-pub(super) fn neighbours(family: Family) -> impl Iterator<Item = u128> {
+pub(super) fn neighbour_bounds(family: Family) -> impl Iterator<Item = u128> {
     let v6: [u128; 3] = [0xfe80 << 112, 0xfec0 << 112, 0xff << 120];
     v6.into_iter().filter(move |_| family == Family::V6)
 }
